@@ -1,0 +1,127 @@
+/* sources.c - small numbers for senders, and the highest sequence taken from each of their handles.
+ *
+ * A (uuid, principal) keeps its number as long as the port lives, since Python holds on to it; so the table only grows,
+ * up to LAYER8_SOURCES. What was taken is remembered in sets of four: bounded, and a handle long unused is forgotten. */
+#include "port.h"
+
+#include <stdlib.h>
+#include <sys/random.h>
+
+#define FIRST_CAPACITY 64u
+#define WAYS 4u
+#define SETS 1024u
+
+static uint64_t mix(uint64_t value) { /* the finalizer of splitmix64 */
+    value = (value ^ (value >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    value = (value ^ (value >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return value ^ (value >> 31);
+}
+
+static uint64_t hash(const struct layer8_sources *table, const uint8_t *uuid, uint32_t principal) {
+    uint64_t half[2];
+    memcpy(half, uuid, sizeof half);
+    return mix(mix(half[0] ^ table->seed) ^ half[1] ^ ((uint64_t)principal << 17));
+}
+
+static bool same(const struct layer8_source *source, const uint8_t *uuid, uint32_t principal) {
+    return source->principal == principal && memcmp(source->uuid, uuid, sizeof source->uuid) == 0;
+}
+
+static bool grow(struct layer8_sources *table, uint32_t capacity) {
+    uint32_t *slots = calloc((size_t)capacity * 2, sizeof *slots);
+    if (slots == NULL) {
+        return false;
+    }
+    struct layer8_source *sources = realloc(table->sources, capacity * sizeof *sources);
+    if (sources == NULL) {
+        free(slots);
+        return false;
+    }
+    free(table->slots);
+    table->sources = sources;
+    table->slots = slots;
+    table->capacity = capacity;
+    table->slot_mask = capacity * 2 - 1;
+    for (uint32_t number = 0; number < table->count; number++) {
+        uint32_t slot = (uint32_t)hash(table, sources[number].uuid, sources[number].principal) & table->slot_mask;
+        while (slots[slot] != 0) {
+            slot = (slot + 1) & table->slot_mask;
+        }
+        slots[slot] = number + 1;
+    }
+    return true;
+}
+
+bool layer8_sources_open(struct layer8_sources *table) {
+    if (getrandom(&table->seed, sizeof table->seed, GRND_NONBLOCK) != (ssize_t)sizeof table->seed) {
+        table->seed = (uint64_t)(uintptr_t)table; /* only makes collisions hard to arrange */
+    }
+    table->taken = calloc((size_t)WAYS * SETS, sizeof *table->taken);
+    table->last_taken = table->taken;
+    return table->taken != NULL && grow(table, FIRST_CAPACITY);
+}
+
+void layer8_sources_close(struct layer8_sources *table) {
+    free(table->sources);
+    free(table->slots);
+    free(table->taken);
+}
+
+uint32_t layer8_source_number(struct layer8_sources *table, const struct layer8_record *record) {
+    if (table->last < table->count && same(&table->sources[table->last], record->source, record->principal)) {
+        return table->last;
+    }
+    if (table->count == table->capacity && table->capacity < LAYER8_SOURCES) {
+        (void)grow(table, table->capacity * 2);
+    }
+    uint32_t slot = (uint32_t)hash(table, record->source, record->principal) & table->slot_mask;
+    while (table->slots[slot] != 0) {
+        uint32_t number = table->slots[slot] - 1;
+        if (same(&table->sources[number], record->source, record->principal)) {
+            table->last = number;
+            return number;
+        }
+        slot = (slot + 1) & table->slot_mask;
+    }
+    if (table->count == table->capacity) {
+        return LAYER8_NO_SOURCE;
+    }
+    struct layer8_source *source = &table->sources[table->count];
+    memcpy(source->uuid, record->source, sizeof source->uuid);
+    source->principal = record->principal;
+    table->slots[slot] = ++table->count;
+    table->last = table->count - 1;
+    return table->last;
+}
+
+bool layer8_source_take(struct layer8_sources *table, uint32_t source, const struct layer8_record *record) {
+    /* By uuid: a principal's number is another one after a Vnet's death. The memo saves the hash. */
+    const uint64_t memo = ((uint64_t)(source + 1) << 32) | ((uint64_t)record->generation << 16) | record->slot;
+    struct layer8_taken *taken = table->last_taken;
+    if (taken->key == 0 || table->last_memo != memo || source == LAYER8_NO_SOURCE) {
+        const uint64_t key =
+            hash(table, record->source, ((uint32_t)record->generation << 16) | record->slot) | 1u; /* 0: free */
+        struct layer8_taken *set = table->taken + (mix(key ^ table->seed) & (SETS - 1)) * WAYS;
+        taken = NULL;
+        for (uint32_t way = 0; way < WAYS && taken == NULL; way++) {
+            if (set[way].key == key || set[way].key == 0) {
+                taken = &set[way];
+            }
+        }
+        if (taken == NULL) {
+            taken = &set[table->turn++ % WAYS];
+        }
+        if (taken->key != key) {
+            *taken = (struct layer8_taken){.key = key};
+        }
+        table->last_taken = taken;
+        table->last_memo = memo;
+    }
+    if ((record->flags & LAYER8_RETRY) != 0 && record->sequence <= taken->sequence) {
+        return false;
+    }
+    if (record->sequence > taken->sequence) {
+        taken->sequence = record->sequence;
+    }
+    return true;
+}

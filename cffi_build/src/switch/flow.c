@@ -1,0 +1,256 @@
+/* flow.c - copies owed: what one name of one sender still has to bring to one destination, oldest first. */
+#include "internal.h"
+
+#define STUCK_NS UINT64_C(1000000000) /* a publication in fragments may hold its publisher this long */
+
+struct flow *layer8_flow_find(struct link *flows, const port_t *target, const struct alias *alias) {
+    FOR_EACH(at, flows) {
+        struct flow *flow = OWNER(struct flow, of_source, at);
+        if (flow->target == target && flow->alias == alias) {
+            return flow;
+        }
+    }
+    return NULL;
+}
+
+struct flow *layer8_flow_open(layer8_switch *sw, port_t *source, struct handle *handle, port_t *target,
+                              struct alias *alias) {
+    struct flow *flow = layer8_pool_take(&sw->flow_pool);
+    if (flow == NULL) {
+        return NULL;
+    }
+    flow->source = source;
+    flow->handle = handle;
+    flow->target = target;
+    flow->alias = alias;
+    flow->moved_ns = sw->now_ns = layer8_now_ns();
+    list_append(handle != NULL ? &handle->flows : &source->flows, &flow->of_source);
+    list_append(alias != NULL ? &alias->waiting : &target->waiting, &flow->of_target);
+    if (alias != NULL) {
+        for (uint32_t n = 0; n < alias->count; n++) {
+            layer8_congest(sw, alias->members[n]->port);
+        }
+    } else {
+        layer8_congest(sw, target);
+    }
+    return flow;
+}
+
+static bool is_reply(const struct held *held) {
+    return held->record.kind == LAYER8_REPLY || held->record.kind == LAYER8_FAILED_REPLY;
+}
+
+/* What one handle holds in its sender's ring is bounded: over a quarter of it, the sender sees Xoff. */
+static void choke(struct flow *flow) {
+    struct handle *handle = flow->handle;
+    uint64_t quarter = flow->source->hold_capacity / 4;
+    if (handle != NULL && (handle->choked ? handle->owed_bytes < quarter / 2 : handle->owed_bytes > quarter)) {
+        handle->choked = !handle->choked;
+        layer8_handle_mark(handle);
+    }
+}
+
+bool layer8_flow_owe(layer8_switch *sw, struct flow *flow, struct held *held, struct message *message,
+                     struct subscription *subscription) {
+    struct owed *owed = layer8_pool_take(&sw->owed_pool);
+    if (owed == NULL) {
+        return false;
+    }
+    owed->held = held;
+    owed->message = message;
+    owed->subscription = subscription;
+    held->copies++;
+    if (message != NULL) {
+        held->message = message;
+        message->owed++;
+        if (held->record.kind == LAYER8_PUBLISH) {
+            sw->timed++; /* the clock is read while somebody may be stuck in a publication */
+        }
+    }
+    if (is_reply(held)) {
+        sw->timed++; /* or does not read what it asked for */
+    }
+    if (flow->last != NULL) {
+        flow->last->next = owed;
+    } else {
+        flow->first = owed;
+    }
+    flow->last = owed;
+    flow->bytes += held->span;
+    if (flow->handle != NULL) {
+        flow->handle->owed_bytes += held->span;
+    }
+    choke(flow);
+    return true;
+}
+
+/* Takes the copy after `previous` (NULL: the first) out of the flow. */
+static void take_out(layer8_switch *sw, struct flow *flow, struct owed *previous) {
+    struct owed *owed = previous != NULL ? previous->next : flow->first;
+    if (previous != NULL) {
+        previous->next = owed->next;
+    } else {
+        flow->first = owed->next;
+    }
+    if (flow->last == owed) {
+        flow->last = previous;
+    }
+    flow->bytes -= owed->held->span;
+    if (flow->handle != NULL) {
+        flow->handle->owed_bytes -= owed->held->span;
+    }
+    if (is_reply(owed->held)) {
+        sw->timed--;
+    }
+    if (owed->message != NULL) {
+        if (owed->held->record.kind == LAYER8_PUBLISH) {
+            sw->timed--;
+        }
+        layer8_message_unowe(sw, owed->message);
+    }
+    layer8_held_release(sw, flow->source, owed->held);
+    layer8_pool_give(&sw->owed_pool, owed);
+    choke(flow);
+}
+
+static void close_flow(layer8_switch *sw, struct flow *flow) {
+    list_remove(&flow->of_source);
+    list_remove(&flow->of_target);
+    layer8_pool_give(&sw->flow_pool, flow);
+}
+
+/* Where the record stands in its segment. */
+static uint8_t *header_of(const struct flow *flow, const struct owed *owed) {
+    return flow->source->hold + (owed->held->position & (flow->source->hold_capacity - 1));
+}
+
+void layer8_flow_refuse(layer8_switch *sw, struct flow *flow, uint16_t reason) {
+    while (flow->first != NULL) {
+        struct owed *owed = flow->first;
+        struct message *message = owed->message;
+        bool said = owed->held->dead || (message != NULL && message->refused);
+        const struct layer8_record *record = &owed->held->record;
+        if (record->kind == LAYER8_REPLY || record->kind == LAYER8_FAILED_REPLY) {
+            struct right *right = layer8_right_of_reply(sw, flow->source, record);
+            COUNT(flow->source->undeliverable, 1);
+            if (reason == LAYER8_REASON_TOO_MANY && right != NULL) { /* else whoever asked is gone: nobody is told */
+                layer8_right_fail(sw, right, reason);
+            }
+            if (reason == LAYER8_REASON_TOO_MANY && message != NULL) {
+                layer8_message_refuse(sw, flow->source, message);
+            }
+        } else if (!said && (record->kind != LAYER8_PUBLISH || reason == LAYER8_REASON_REVOKED)) {
+            owed->held->dead = true; /* a publication is reported once, not for each subscriber */
+            layer8_note(header_of(flow, owed), reason, NULL);
+            KILL_POINT(11);
+            layer8_report(sw, flow->source, record, reason, flow->target != NULL ? flow->target->uuid : NULL);
+            if (message != NULL) {
+                layer8_message_refuse(sw, flow->source, message);
+            }
+        }
+        take_out(sw, flow, NULL);
+    }
+    close_flow(sw, flow);
+}
+
+void layer8_flow_drop(layer8_switch *sw, struct flow *flow, const struct message *message,
+                      const struct subscription *subscription) {
+    struct owed *previous = NULL;
+    for (struct owed *at = flow->first; at != NULL;) {
+        struct owed *next = at->next;
+        if ((message != NULL && at->message == message) || (subscription != NULL && at->subscription == subscription)) {
+            if (subscription != NULL && at->message != NULL && at->message->ended && !at->message->refused &&
+                (at->held->record.flags & LAYER8_LAST) != 0) { /* what it has of it will not be made whole */
+                layer8_abort_at(sw, flow->target, flow->source, at->message, (uint16_t)subscription->number);
+            }
+            take_out(sw, flow, previous);
+        } else {
+            previous = at;
+        }
+        at = next;
+    }
+    if (flow->first == NULL) {
+        close_flow(sw, flow);
+    }
+}
+
+static enum put serve_one(layer8_switch *sw, struct flow *flow, struct owed *owed) {
+    struct held *held = owed->held;
+    const struct layer8_record *record = &held->record;
+    const uint8_t *body = layer8_held_body(flow->source, held);
+    port_t *to = flow->alias != NULL ? layer8_choose(sw, flow->alias) : flow->target;
+    switch (record->kind) {
+    case LAYER8_PUBLISH:
+        return layer8_put_publication(sw, flow->source, owed->subscription, record, body, PUT_RECORD);
+    case LAYER8_REPLY:
+    case LAYER8_FAILED_REPLY:
+        return layer8_put_reply(sw, flow->source, to, record, body);
+    default:
+        if (flow->alias != NULL && to != NULL) {
+            layer8_note(header_of(flow, owed), LAYER8_CHOSEN, to->uuid);
+            KILL_POINT(10);
+        }
+        return to == NULL ? PUT_NO_ROOM
+                          : layer8_put_unicast(sw, flow->source, to, record, body, held->deadline_ns, owed->message);
+    }
+}
+
+enum served layer8_flow_serve(layer8_switch *sw, struct flow *flow, uint32_t records) {
+    while (flow->first != NULL) {
+        struct owed *owed = flow->first;
+        struct held *held = owed->held;
+        if (!held->dead && !(owed->message != NULL && owed->message->refused)) {
+            if (records-- == 0) {
+                return SERVED_SOME;
+            }
+            switch (serve_one(sw, flow, owed)) {
+            case PUT_NO_ROOM:
+                return SERVED_NO_ROOM;
+            case PUT_TOO_MANY:
+                held->dead = true;
+                layer8_note(header_of(flow, owed), LAYER8_REASON_TOO_MANY, NULL);
+                layer8_report(sw, flow->source, &held->record, LAYER8_REASON_TOO_MANY, NULL);
+                if (owed->message != NULL) {
+                    layer8_message_refuse(sw, flow->source, owed->message);
+                }
+                break;
+            case PUT_DEAD: /* its close refuses the rest; only here when that is due at the end of this visit */
+                return SERVED_NO_ROOM;
+            case PUT_DONE:
+                flow->moved_ns = sw->now_ns;
+                break;
+            }
+        }
+        take_out(sw, flow, NULL);
+    }
+    close_flow(sw, flow);
+    return SERVED_ALL;
+}
+
+/* A subscriber that makes no progress in a publication it was admitted to is put out of it. */
+void layer8_flow_tick(layer8_switch *sw, struct flow *flow) {
+    struct owed *owed = flow->first;
+    if (owed != NULL && is_reply(owed->held) && flow->source->stalled && sw->now_ns >= flow->moved_ns + STUCK_NS) {
+        layer8_flow_refuse(sw, flow, LAYER8_REASON_TOO_MANY); /* who does not read what it asked for stops no service */
+        return;
+    }
+    if (owed == NULL || owed->message == NULL || owed->subscription == NULL ||
+        (owed->held->record.flags & LAYER8_RELIABLE) != 0 || sw->now_ns < flow->moved_ns + STUCK_NS) {
+        return;
+    }
+    struct message *message = owed->message;
+    struct subscription *subscription = owed->subscription;
+    for (uint32_t n = 0; n < message->count; n++) {
+        if (message->receivers[n].subscription == subscription) {
+            message->receivers[n].out = true;
+        }
+    }
+    subscription->missed++;
+    COUNT(flow->target->missed_count, 1);
+    layer8_store_relaxed(&flow->target->missed[subscription->number], ++subscription->total);
+    layer8_abort_at(sw, flow->target, flow->source, message, (uint16_t)subscription->number);
+    message->owed++; /* keep it while its copies are dropped */
+    flow->moved_ns = sw->now_ns;
+    layer8_flow_drop(sw, flow, message, NULL);
+    layer8_message_unowe(sw, message);
+}

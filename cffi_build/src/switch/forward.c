@@ -1,0 +1,477 @@
+/* forward.c - what a record means: unicast and request by handle, publication to each subscriber, reply by right.
+ *
+ *   send ─▶ in the transmit ring ─▶ checked ─┬─▶ delivered (in the receiver's ring)
+ *                                            ├─▶ held (copies owed) ─▶ delivered, refused, expired or aborted
+ *                                            └─▶ refused (a notice says why)
+ *
+ * layer8_forward either does all it does with a record, or returns FORWARD_STALLED having done nothing. */
+#include "internal.h"
+
+enum put layer8_put_unicast(layer8_switch *sw, port_t *source, port_t *to, const struct layer8_record *record,
+                            const uint8_t *body, uint64_t deadline_ns, struct message *message) {
+    struct layer8_record delivered;
+    struct right *made = NULL;
+    layer8_stamp(&delivered, record, source);
+    if (record->kind == LAYER8_REQUEST) {
+        uint32_t index = NO_RIGHT;
+        uint16_t generation = 0;
+        if (message != NULL && message->right != NO_RIGHT) {
+            index = message->right;
+            generation = message->right_generation;
+        } else if (port_alive(to)) {
+            made = layer8_right_make(sw, source, to, record, &index);
+            if (made == NULL) {
+                return PUT_TOO_MANY;
+            }
+            generation = made->generation;
+        }
+        delivered.missed = index;
+        delivered.topic = generation;
+        delivered.ttl = record->ttl;
+        if (deadline_ns != 0) {
+            uint64_t now = layer8_now_ns();
+            delivered.ttl = now < deadline_ns ? (uint32_t)((deadline_ns - now) / 1000000u) + 1u : 1u;
+        }
+    }
+    enum put put = layer8_put(sw, to, &delivered, body, PUT_RECORD);
+    if (made != NULL && put != PUT_DONE) {
+        layer8_right_end(sw, made);
+    } else if (made != NULL && message != NULL) {
+        message->right = delivered.missed;
+        message->right_generation = delivered.topic;
+    }
+    return put;
+}
+
+enum put layer8_put_reply(layer8_switch *sw, port_t *source, port_t *to, const struct layer8_record *record,
+                          const uint8_t *body) {
+    struct layer8_record delivered;
+    layer8_stamp(&delivered, record, source);
+    delivered.slot = 0;
+    delivered.generation = 0;
+    delivered.reason = record->kind == LAYER8_REPLY                        ? 0
+                       : record->reason == LAYER8_REASON_UNANSWERED ? LAYER8_REASON_UNANSWERED
+                                                                    : LAYER8_REASON_FAILED;
+    enum put put = layer8_put(sw, to, &delivered, body, PUT_RECORD);
+    if (put == PUT_DONE && (record->flags & LAYER8_LAST) != 0) {
+        struct right *right = layer8_right_of_reply(sw, source, record);
+        if (right != NULL) {
+            layer8_right_end(sw, right);
+        }
+    }
+    return put;
+}
+
+enum put layer8_put_publication(layer8_switch *sw, port_t *source, struct subscription *subscription,
+                                const struct layer8_record *record, const uint8_t *body, enum put_limit limit) {
+    struct layer8_record delivered;
+    layer8_stamp(&delivered, record, source);
+    delivered.topic = (uint16_t)subscription->number;
+    bool last = (record->flags & LAYER8_LAST) != 0; /* only then is it sure that the receiver will read it */
+    delivered.missed = last ? subscription->missed : 0;
+    enum put put = layer8_put(sw, subscription->port, &delivered, body, limit);
+    if (put == PUT_DONE && last) {
+        subscription->missed = 0;
+    }
+    return put;
+}
+
+port_t *layer8_choose(layer8_switch *sw, struct alias *alias) {
+    port_t *best = NULL;
+    uint64_t least = UINT64_MAX;
+    uint32_t looked = alias->count < 64u ? alias->count : 64u;
+    uint32_t turn = alias->count == 0 ? 0 : ++alias->turn % alias->count;
+    for (uint32_t n = 0; n < looked; n++) {
+        port_t *port = alias->members[(turn + n) % alias->count]->port;
+        if (!port_alive(port) || list_linked(&port->doomed)) {
+            continue;
+        }
+        uint64_t fill = (layer8_fill(sw, port) << 30) / port->receive_capacity; /* in parts of it: rings differ in size */
+        if (fill < least && !list_linked(&port->doomed)) {
+            least = fill;
+            best = port;
+        }
+    }
+    return best;
+}
+
+/* Refuses a record for good, and the message it is of; false when the notice of a request could not be kept. */
+static bool refuse(layer8_switch *sw, port_t *port, const struct layer8_record *record, struct message *message,
+                   uint16_t reason, const uint8_t *to) {
+    bool said = message != NULL && message->right != NO_RIGHT && !layer8_right_stands(sw, message);
+    if (record->kind == LAYER8_REQUEST && port->due_count >= sw->config.max_rights_per_port) {
+        return false;
+    }
+    if ((record->flags & LAYER8_RETRY) != 0 && record->reason == LAYER8_REASON_NONE) {
+        reason = LAYER8_REASON_UNKNOWN; /* the earlier Vnet may have delivered it */
+    }
+    COUNT(port->refused, 1);
+    layer8_note(sw->at, reason, NULL);
+    KILL_POINT(11);
+    if (!said) { /* else the right to reply ended already, and with a notice */
+        layer8_report(sw, port, record, reason, to);
+    }
+    if (message != NULL) {
+        layer8_message_refuse(sw, port, message);
+    }
+    return true;
+}
+
+/* The held record this is, at adoption, or a new one; with one copy that is the caller's. NULL: no room. */
+static struct held *take_or_make_held(layer8_switch *sw, port_t *port, const struct layer8_record *record,
+                                      const uint8_t *body) {
+    struct held *held = sw->held_now;
+    if (held != NULL) {
+        layer8_held_time(sw, port, held);
+    } else if (!layer8_hold_room(sw, port, record->length) ||
+               (held = layer8_hold_add(sw, port, record, body)) == NULL) {
+        return NULL;
+    }
+    held->copies++;
+    return held;
+}
+
+/* Queues one copy behind a flow, holding the record. */
+static enum forward hold(layer8_switch *sw, port_t *port, const struct layer8_record *record, const uint8_t *body,
+                         struct flow *flow, struct handle *handle, port_t *target, struct alias *alias,
+                         struct message *message) {
+    struct held *held = take_or_make_held(sw, port, record, body);
+    if (held == NULL) {
+        return FORWARD_STALLED;
+    }
+    if (flow == NULL) {
+        flow = layer8_flow_open(sw, port, handle, target, alias);
+    }
+    if (flow == NULL || !layer8_flow_owe(sw, flow, held, message, NULL)) {
+        (void)refuse(sw, port, record, message, LAYER8_REASON_TOO_MANY, NULL);
+    }
+    layer8_held_release(sw, port, held);
+    return FORWARD_DONE;
+}
+
+static port_t *member_named(const struct alias *alias, const uint8_t *uuid) {
+    for (uint32_t n = 0; n < alias->count; n++) {
+        port_t *port = alias->members[n]->port;
+        if (memcmp(port->uuid, uuid, sizeof port->uuid) == 0) {
+            return port_alive(port) ? port : NULL;
+        }
+    }
+    return NULL;
+}
+
+static enum forward to_port_or_alias(layer8_switch *sw, port_t *port, struct handle *handle,
+                                     const struct layer8_record *record, const uint8_t *body,
+                                     struct message *message) {
+    struct alias *alias = handle->kind == LAYER8_TARGET_ALIAS ? handle->target : NULL;
+    port_t *target = handle->kind == LAYER8_TARGET_PORT ? handle->target : NULL;
+    if (alias != NULL && (record->flags & LAYER8_RETRY) != 0 && record->reason == LAYER8_CHOSEN) {
+        target = member_named(alias, record->source); /* as the earlier Vnet decided */
+        if (target == NULL) {
+            struct layer8_record unknown = *record;
+            unknown.reason = LAYER8_REASON_NONE;
+            return refuse(sw, port, &unknown, message, LAYER8_REASON_UNKNOWN, record->source) ? FORWARD_DONE : FORWARD_STALLED;
+        }
+        alias = NULL;
+    }
+    struct flow *flow = list_empty(&handle->flows) ? NULL : layer8_flow_find(&handle->flows, target, alias);
+    port_t *to = alias != NULL && flow == NULL ? layer8_choose(sw, alias) : target;
+    if (handle->target == NULL || (to == NULL && flow == NULL)) {
+        uint16_t reason = alias != NULL || handle->kind == LAYER8_TARGET_ALIAS ? LAYER8_REASON_NOT_FOUND
+                                                                                : LAYER8_REASON_GONE;
+        return refuse(sw, port, record, message, reason, NULL) ? FORWARD_DONE : FORWARD_STALLED;
+    }
+    if (message != NULL && message->count == 0 && !layer8_message_add(message, to, NULL)) {
+        return FORWARD_STALLED;
+    }
+    if (flow == NULL) {
+        if (alias != NULL) {
+            layer8_note(sw->at, LAYER8_CHOSEN, to->uuid);
+            KILL_POINT(10);
+        }
+        switch (layer8_put_unicast(sw, port, to, record, body, 0, message)) {
+        case PUT_DONE:
+            return FORWARD_DONE;
+        case PUT_TOO_MANY:
+        case PUT_DEAD: {
+            bool dead = !port_alive(to) || list_linked(&to->doomed);
+            uint16_t reason = dead ? LAYER8_REASON_GONE : LAYER8_REASON_TOO_MANY;
+            return refuse(sw, port, record, message, reason, to->uuid) ? FORWARD_DONE : FORWARD_STALLED;
+        }
+        case PUT_NO_ROOM:
+            break;
+        }
+    }
+    return hold(sw, port, record, body, flow, handle, target, alias, message);
+}
+
+static void miss(struct subscription *subscription) {
+    subscription->missed++;
+    COUNT(subscription->port->missed_count, 1);
+    layer8_store_relaxed(&subscription->port->missed[subscription->number], ++subscription->total);
+}
+
+/* The copy of one publication for one subscriber. `held` is made when the first copy is owed. */
+static bool to_subscriber(layer8_switch *sw, port_t *port, struct handle *handle, const struct layer8_record *record,
+                          const uint8_t *body, struct subscription *subscription, struct message *message,
+                          struct held **held) {
+    bool reliable = (record->flags & LAYER8_RELIABLE) != 0;
+    bool admitted = reliable || record->fragment > 0;
+    struct flow *flow =
+        list_empty(&handle->flows) ? NULL : layer8_flow_find(&handle->flows, subscription->port, NULL);
+    if (flow == NULL) {
+        enum put put =
+            layer8_put_publication(sw, port, subscription, record, body, admitted ? PUT_RECORD : PUT_HALF);
+        if (put != PUT_NO_ROOM) {
+            return put == PUT_DONE;
+        }
+    }
+    if (!admitted) {
+        miss(subscription);
+        return false;
+    }
+    if (*held == NULL) {
+        *held = take_or_make_held(sw, port, record, body);
+    }
+    if (*held != NULL && flow == NULL) {
+        flow = layer8_flow_open(sw, port, handle, subscription->port, NULL);
+    }
+    if (*held == NULL || flow == NULL || !layer8_flow_owe(sw, flow, *held, message, subscription)) {
+        miss(subscription);
+        return false;
+    }
+    return true;
+}
+
+static enum forward publish(layer8_switch *sw, port_t *port, struct handle *handle, const struct layer8_record *record,
+                            const uint8_t *body, struct message *message) {
+    struct topic *topic = handle->target;
+    bool may_hold = record->fragments > 1 || (record->flags & LAYER8_RELIABLE) != 0;
+    struct held *held = NULL;
+    if (may_hold && sw->held_now == NULL && !layer8_hold_room(sw, port, record->length)) {
+        return FORWARD_STALLED;
+    }
+    if (record->fragment == 0) {
+        for (uint32_t n = 0; n < topic->count; n++) {
+            struct subscription *subscription = topic->subscribers[n];
+            bool taken = to_subscriber(sw, port, handle, record, body, subscription, message, &held);
+            if (taken && message != NULL && !layer8_message_add(message, subscription->port, subscription)) {
+                layer8_message_refuse(sw, port, message); /* out of memory: nobody gets the rest */
+            }
+        }
+    } else {
+        for (uint32_t n = 0; n < message->count; n++) {
+            struct receiver *receiver = &message->receivers[n];
+            if (receiver->out) {
+                continue;
+            }
+            if (!port_alive(port_by_id(sw, receiver->port)) ||
+                !to_subscriber(sw, port, handle, record, body, receiver->subscription, message, &held)) {
+                receiver->out = true;
+            }
+        }
+    }
+    if (held != NULL) {
+        layer8_held_release(sw, port, held);
+    }
+    return FORWARD_DONE;
+}
+
+static enum forward reply(layer8_switch *sw, port_t *port, const struct layer8_record *record, const uint8_t *body,
+                          struct message *message) {
+    struct right *right = layer8_right_of_reply(sw, port, record);
+    if (right == NULL || right->state != RIGHT_OPEN) {
+        COUNT(port->refused, 1); /* too late, or twice: the caller no longer waits */
+        return FORWARD_DONE;
+    }
+    port_t *caller = right->caller;
+    struct flow *flow = list_empty(&port->flows) ? NULL : layer8_flow_find(&port->flows, caller, NULL);
+    if (message != NULL && message->count == 0 && !layer8_message_add(message, caller, NULL)) {
+        return FORWARD_STALLED;
+    }
+    if (flow == NULL) {
+        enum put put = layer8_put_reply(sw, port, caller, record, body);
+        if (put != PUT_NO_ROOM) {
+            return FORWARD_DONE;
+        }
+    } else if (flow->bytes > port->hold_capacity / 4 && message == NULL) { /* it does not read what it asked for */
+        struct layer8_record request = {.kind = LAYER8_REQUEST,
+                                        .slot = right->slot,
+                                        .generation = right->handle_generation,
+                                        .sequence = right->sequence,
+                                        .correlation = right->correlation,
+                                        .fragments = 1};
+        layer8_right_end(sw, right);
+        layer8_report(sw, caller, &request, LAYER8_REASON_TOO_MANY, port->uuid);
+        return FORWARD_DONE;
+    }
+    enum forward done = hold(sw, port, record, body, flow, NULL, caller, NULL, message);
+    if (done == FORWARD_DONE && (record->flags & LAYER8_LAST) != 0) {
+        right->state = RIGHT_ANSWERED;
+    }
+    return done;
+}
+
+/* Takes a cancelled request out of the queue it still stands in. */
+static void forget_held(layer8_switch *sw, port_t *port, struct link *flows, uint64_t correlation) {
+    FOR_EACH(at, flows) {
+        for (struct owed *owed = OWNER(struct flow, of_source, at)->first; owed != NULL; owed = owed->next) {
+            struct layer8_record *held = &owed->held->record;
+            if (held->kind == LAYER8_REQUEST && held->correlation == correlation) {
+                owed->held->dead = true;
+                if (owed->message != NULL) {
+                    layer8_message_refuse(sw, port, owed->message);
+                }
+            }
+            sw->spent += LAYER8_RECORD_BYTES; /* looking costs as much as moving */
+        }
+    }
+}
+
+/* The caller no longer waits: the callee is told, or the request does not get there. */
+static void cancel(layer8_switch *sw, port_t *port, struct handle *handle, const struct layer8_record *record) {
+    uint32_t index;
+    struct right *right = layer8_right_of_call(sw, port, record->correlation, &index);
+    if (right == NULL) {
+        if (handle != NULL) {
+            forget_held(sw, port, &handle->flows, record->correlation);
+        }
+        forget_held(sw, port, &port->flows, record->correlation); /* sent under a handle given back */
+        return;
+    }
+    port_t *callee = right->callee;
+    struct layer8_record told;
+    layer8_stamp(&told, record, port);
+    told.length = 0;
+    told.headers = 0;
+    told.flags = LAYER8_FIRST | LAYER8_LAST;
+    told.missed = index;
+    told.topic = right->generation;
+    FOR_EACH_SAFE(at, &callee->messages) { /* a reply in fragments that has begun */
+        struct message *message = OWNER(struct message, of_source, at);
+        if ((message->first.kind == LAYER8_REPLY || message->first.kind == LAYER8_FAILED_REPLY) &&
+            message->first.missed == index && message->first.topic == right->generation) {
+            layer8_message_abort(sw, callee, message);
+        }
+    }
+    layer8_right_end(sw, right);
+    (void)layer8_put(sw, callee, &told, NULL, PUT_RECORD);
+}
+
+/* A message that an earlier Vnet moved the beginning of: whoever may have been admitted is, and drops what it lacks the
+ * beginning of. NULL when it is none. */
+static struct message *take_over(layer8_switch *sw, port_t *port, struct handle *handle,
+                                 const struct layer8_record *record) {
+    struct layer8_record first = *record;
+    first.kind = record->kind == LAYER8_ABORT ? (uint8_t)record->reason : record->kind;
+    if (!port->is_adopted || handle == NULL || handle->target == NULL || first.kind < LAYER8_UNICAST ||
+        first.kind > LAYER8_PUBLISH || (first.kind == LAYER8_PUBLISH) != (handle->kind == LAYER8_TARGET_TOPIC) ||
+        handle->kind == LAYER8_TARGET_ALIAS) {
+        return NULL;
+    }
+    struct message *message = layer8_message_begin(sw, port, &first);
+    if (message == NULL) {
+        return NULL;
+    }
+    message->next = record->fragment;
+    if (handle->kind == LAYER8_TARGET_PORT) {
+        message->refused = !layer8_message_add(message, handle->target, NULL);
+    } else {
+        struct topic *topic = handle->target;
+        for (uint32_t n = 0; n < topic->count && !message->refused; n++) {
+            message->refused = !layer8_message_add(message, topic->subscribers[n]->port, topic->subscribers[n]);
+        }
+    }
+    return message;
+}
+
+static bool is_reply(uint8_t kind) { return kind == LAYER8_REPLY || kind == LAYER8_FAILED_REPLY; }
+
+enum forward layer8_forward(layer8_switch *sw, port_t *port, const struct layer8_record *record, const uint8_t *body) {
+    struct handle *handle = is_reply(record->kind) ? NULL : handle_at(port, record->slot);
+    struct message *message = NULL;
+    enum forward done;
+    if (handle != NULL && (handle->kind == 0 || handle->generation != record->generation)) {
+        handle = NULL;
+    }
+    if (record->kind == LAYER8_ABORT) {
+        message = layer8_message_find(port, record);
+        if (message == NULL) {
+            message = take_over(sw, port, handle, record);
+        }
+        if (message != NULL) {
+            layer8_message_abort(sw, port, message);
+        }
+        return FORWARD_DONE;
+    }
+    if (record->kind == LAYER8_CANCEL) {
+        cancel(sw, port, handle, record);
+        return FORWARD_DONE;
+    }
+    if (record->kind == LAYER8_REQUEST && !port_alive(port)) {
+        return FORWARD_DONE; /* whoever asked is dead */
+    }
+    if ((record->flags & LAYER8_RETRY) != 0 && record->kind >= LAYER8_REQUEST) {
+        return FORWARD_DONE; /* both libraries gave these up when the earlier Vnet was gone */
+    }
+    if ((record->flags & LAYER8_RETRY) != 0 && record->reason != LAYER8_REASON_NONE &&
+        record->reason != LAYER8_CHOSEN) { /* refused before, and perhaps not reported; a second report is dropped */
+        return refuse(sw, port, record, NULL, record->reason, NULL) ? FORWARD_DONE : FORWARD_STALLED;
+    }
+    if (handle != NULL && (record->kind == LAYER8_PUBLISH) != (handle->kind == LAYER8_TARGET_TOPIC)) {
+        return FORWARD_VIOLATION;
+    }
+    if (record->fragment > 0) {
+        message = layer8_message_find(port, record);
+        if (message == NULL) {
+            message = take_over(sw, port, handle, record);
+        }
+        if (message == NULL && handle == NULL && port->is_adopted && record->kind <= LAYER8_PUBLISH &&
+            (record->flags & LAYER8_LAST) != 0) { /* begun under an earlier Vnet, and not granted by this one */
+            return refuse(sw, port, record, NULL, LAYER8_REASON_UNKNOWN, NULL) ? FORWARD_DONE : FORWARD_STALLED;
+        }
+        if (message == NULL) {
+            return FORWARD_DONE; /* its beginning was refused, and that was said */
+        }
+        if ((record->flags & LAYER8_RETRY) != 0) {
+            message->next = record->fragment; /* the earlier Vnet moved those between */
+        }
+        if (message->next != record->fragment || message->first.fragments != record->fragments) {
+            return FORWARD_VIOLATION;
+        }
+    } else if (record->fragments > 1) {
+        if (handle != NULL && handle->kind == LAYER8_TARGET_ALIAS) {
+            return FORWARD_VIOLATION; /* the library asks for one member first */
+        }
+        if (layer8_message_find(port, record) != NULL) {
+            return FORWARD_VIOLATION;
+        }
+        message = layer8_message_begin(sw, port, record);
+        if (message == NULL) {
+            if (is_reply(record->kind)) {
+                return FORWARD_DONE;
+            }
+            return refuse(sw, port, record, NULL, LAYER8_REASON_TOO_MANY, NULL) ? FORWARD_DONE : FORWARD_STALLED;
+        }
+        message->next = 0;
+    }
+    if (message != NULL && message->refused) {
+        done = FORWARD_DONE;
+    } else if (is_reply(record->kind)) {
+        done = reply(sw, port, record, body, message);
+    } else if (handle == NULL) {
+        done = refuse(sw, port, record, message, LAYER8_REASON_REVOKED, NULL) ? FORWARD_DONE : FORWARD_STALLED;
+    } else if (record->kind == LAYER8_PUBLISH) {
+        done = publish(sw, port, handle, record, body, message);
+    } else {
+        done = to_port_or_alias(sw, port, handle, record, body, message);
+    }
+    if (message != NULL && done == FORWARD_DONE) {
+        message->next = record->fragment + 1u;
+    }
+    if (message != NULL &&
+        ((record->flags & LAYER8_LAST) != 0 ? done == FORWARD_DONE : done == FORWARD_STALLED && record->fragment == 0)) {
+        message->refused = message->refused && done == FORWARD_DONE;
+        layer8_message_end(sw, port, message); /* ended, or not begun after all */
+    }
+    return done;
+}

@@ -1,0 +1,163 @@
+/* hold.c - the hold ring: records that could not be finished on their visit, in the sender's own memory.
+ *
+ * The body stands in the segment, its header and everything decided about it in private memory (struct held). The ring
+ * is a log: records are added at the tail and finish in any order; the head moves over finished ones. When finished
+ * bytes are shut in behind an unfinished one, the oldest unfinished is copied to the tail. Room for that copy is always
+ * kept back, so the ring never locks up. */
+#include "internal.h"
+
+#define KEPT_BACK (2 * (uint64_t)LAYER8_RECORD_MAX) /* for moving one record, with a pad */
+
+static uint64_t pad_before(const port_t *port, uint64_t span) {
+    uint64_t to_end = port->hold_capacity - (port->hold_tail & (port->hold_capacity - 1));
+    return to_end < span ? to_end : 0;
+}
+
+/* The tail at once, the head when what was copied from before it has been published: see layer8_flush. */
+static void publish(layer8_switch *sw, port_t *port) {
+    KILL_POINT(6);
+    layer8_store_release(&port->control->hold_tail, port->hold_tail);
+    KILL_POINT(7);
+    if (port->hold_head != port->hold_published && !list_linked(&port->released)) {
+        list_append(&sw->released, &port->released);
+    }
+    layer8_store_relaxed(&port->fill_hold, port->hold_live);
+}
+
+/* Writes a record at the tail; there is room. Returns its position. */
+static uint64_t append(layer8_switch *sw, port_t *port, const struct layer8_record *record, const uint8_t *body) {
+    if (port->hold_head != port->hold_published) { /* what is written now may stand where that still points */
+        if (!list_linked(&port->released)) {
+            list_append(&sw->released, &port->released);
+        }
+        layer8_flush(sw);
+    }
+    uint64_t span = layer8_record_span(record->length);
+    uint64_t pad = pad_before(port, span);
+    if (pad != 0) {
+        struct layer8_record filler = {.length = (uint32_t)(pad - LAYER8_RECORD_BYTES), .kind = LAYER8_PAD};
+        memcpy(port->hold + (port->hold_tail & (port->hold_capacity - 1)), &filler, sizeof filler);
+        port->hold_tail += pad;
+    }
+    uint64_t position = port->hold_tail;
+    uint8_t *at = port->hold + (position & (port->hold_capacity - 1));
+    memcpy(at, record, sizeof *record);
+    if (record->length != 0) {
+        memmove(at + LAYER8_RECORD_BYTES, body, record->length);
+    }
+    port->hold_tail += span;
+    return position;
+}
+
+/* Frees finished records at the head. */
+static void advance(layer8_switch *sw, port_t *port) {
+    while (!list_empty(&port->held)) {
+        struct held *oldest = OWNER(struct held, in_ring, port->held.next);
+        if (oldest->copies != 0) {
+            port->hold_head = oldest->position;
+            return;
+        }
+        list_remove(&oldest->in_ring);
+        layer8_pool_give(&sw->held_pool, oldest);
+    }
+    port->hold_head = port->hold_tail;
+}
+
+static void move_oldest(layer8_switch *sw, port_t *port) {
+    struct held *oldest = OWNER(struct held, in_ring, port->held.next);
+    oldest->position = append(sw, port, &oldest->record, layer8_held_body(port, oldest));
+    list_remove(&oldest->in_ring);
+    list_append(&port->held, &oldest->in_ring);
+    layer8_store_release(&port->control->hold_tail, port->hold_tail);
+    KILL_POINT(8);
+}
+
+bool layer8_hold_room(layer8_switch *sw, port_t *port, uint64_t length) {
+    uint64_t span = layer8_record_span(length);
+    advance(sw, port);
+    for (;;) {
+        uint64_t used = port->hold_tail - port->hold_head;
+        uint64_t pad = pad_before(port, span);
+        if (used == 0 || used + pad + span + KEPT_BACK <= port->hold_capacity) {
+            return true; /* nothing in it: a pad costs nothing, the head passes it with the next record */
+        }
+        /* Moving gains what is finished and, where little is held, the pad: a few small records do not keep out a large. */
+        bool past_end = pad != 0 && port->hold_live + span + KEPT_BACK <= port->hold_capacity &&
+                        port->hold_live <= port->hold_capacity / 8;
+        if (used - port->hold_live < port->hold_capacity / 4 && !past_end) { /* too little to gain */
+            publish(sw, port);
+            return false;
+        }
+        move_oldest(sw, port);
+        advance(sw, port);
+    }
+}
+
+struct held *layer8_hold_add(layer8_switch *sw, port_t *port, const struct layer8_record *record, const uint8_t *body) {
+    struct held *held = layer8_pool_take(&sw->held_pool);
+    if (held == NULL) {
+        return NULL;
+    }
+    held->record = *record;
+    held->span = (uint32_t)layer8_record_span(record->length);
+    held->position = append(sw, port, record, body);
+    list_append(&port->held, &held->in_ring);
+    port->hold_live += held->span;
+    layer8_flush(sw); /* what came before it was copied: it must not be overtaken by a retry from here */
+    layer8_held_time(sw, port, held);
+    COUNT(sw->held_records, 1);
+    COUNT(sw->held_bytes, held->span);
+    publish(sw, port);
+    return held;
+}
+
+void layer8_held_time(layer8_switch *sw, port_t *port, struct held *held) {
+    if (held->record.ttl != 0 && !list_linked(&held->timed)) {
+        held->deadline_ns = layer8_now_ns() + (uint64_t)held->record.ttl * 1000000u;
+        list_append(&port->timed, &held->timed);
+        sw->timed++;
+    }
+}
+
+const uint8_t *layer8_held_body(const port_t *port, const struct held *held) {
+    return port->hold + (held->position & (port->hold_capacity - 1)) + LAYER8_RECORD_BYTES;
+}
+
+void layer8_held_release(layer8_switch *sw, port_t *port, struct held *held) {
+    if (--held->copies != 0) {
+        return;
+    }
+    if (list_linked(&held->timed)) {
+        list_remove(&held->timed);
+        sw->timed--;
+    }
+    port->hold_live -= held->span;
+    COUNT(sw->held_records, (uint64_t)-1);
+    COUNT(sw->held_bytes, (uint64_t)0 - held->span);
+    advance(sw, port);
+    publish(sw, port);
+    if (port->stalled) {
+        port->stalled = false;
+        layer8_activate(sw, port);
+    }
+}
+
+void layer8_held_tick(layer8_switch *sw, port_t *port) {
+    FOR_EACH_SAFE(at, &port->timed) {
+        struct held *held = OWNER(struct held, timed, at);
+        struct message *message = held->message;
+        bool said = held->dead || (message != NULL && message->refused);
+        if (held->deadline_ns <= sw->now_ns) {
+            held->dead = true; /* its flow passes over it when its turn comes */
+            list_remove(&held->timed);
+            sw->timed--;
+            layer8_note(port->hold + (held->position & (port->hold_capacity - 1)), LAYER8_REASON_EXPIRED, NULL);
+            if (!said) {
+                layer8_report(sw, port, &held->record, LAYER8_REASON_EXPIRED, NULL);
+            }
+            if (message != NULL) {
+                layer8_message_refuse(sw, port, message); /* whole or not at all */
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+"""How commands print: tables for people, JSON lines for programs, sizes and times in words.
+
+Tables have no frame and one row a line, so that they can be cut with ordinary tools when they do not go to a terminal.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from layer8.health_record import HealthRecord
+
+_WIDTH = 500  # of every console: a row is never cut; a narrow terminal wraps it
+
+
+class _Stdout(Console):
+    def on_broken_pipe(self) -> None:
+        raise  # called where a BrokenPipeError was caught; what it means is for `main` to say
+
+
+def make_console() -> Console:
+    """What goes to stdout; colours only where there is a terminal."""
+    return _Stdout(highlight=False, emoji=False, markup=False, width=_WIDTH)
+
+
+def print_json(value: object) -> None:
+    """One line of JSON, flushed: whoever reads it may be waiting for it."""
+    sys.stdout.buffer.write(msgspec.json.encode(value) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def make_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """`columns`: the headings; one that begins with `>` is set flush right."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_header=any(columns))
+    for column in columns:
+        table.add_column(column.removeprefix(">"), justify="right" if column.startswith(">") else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(printable(cell) for cell in row))
+    return table
+
+
+def payload_fields(payload: bytes) -> dict[str, object]:
+    """A payload in JSON: `text` where it is UTF-8, else `base64`; and its length, `bytes`."""
+    try:
+        return {"bytes": len(payload), "text": payload.decode()}
+    except UnicodeDecodeError:
+        return {"bytes": len(payload), "base64": payload}  # msgspec writes bytes as base64
+
+
+def record_fields(record: HealthRecord) -> dict[str, object]:
+    """Every field of a health record, also those that have their default."""
+    return {name: getattr(record, name) for name in record.__struct_fields__}
+
+
+def health_table(records: Iterable[HealthRecord]) -> Table:
+    """Who is there, how it is, and what went through: by kind and alias."""
+    records = sorted(records, key=lambda record: (record.kind, record.alias is None, record.alias or "", record.uuid))
+    return make_table(
+        [
+            "ALIAS",
+            "UUID",
+            "KIND",
+            ">PID",
+            "STATE",
+            ">SENT",
+            ">BYTES",
+            ">RECEIVED",
+            ">BYTES",
+            ">CPU%",
+            ">MEMORY",
+            ">FILL%",
+        ],
+        (
+            [
+                record.alias or "-",
+                str(record.uuid),
+                record.kind,
+                str(record.pid or "-"),
+                str(record.state),
+                f"{record.messages_in:,}",
+                size_text(record.bytes_in),
+                f"{record.messages_out:,}",
+                size_text(record.bytes_out),
+                f"{record.cpu:.0f}",
+                size_text(record.memory),
+                f"{100 * record.fill:.0f}",
+            ]
+            for record in records
+        ),
+    )
+
+
+_CONTROL_CHARACTERS = {
+    code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (0x09, 0x0A)
+}
+
+
+def printable(text: str) -> str:
+    """`text` with control characters spelled out: what others wrote must not steer our terminal."""
+    return text.translate(_CONTROL_CHARACTERS)
+
+
+def size_text(size: float) -> str:
+    """Bytes, with a binary unit."""
+    if size < 1024:
+        return f"{size:.0f} B"
+    for unit in ("KiB", "MiB", "GiB"):
+        size /= 1024
+        if size < 1024 or unit == "GiB":
+            return f"{size:.1f} {unit}"
+    raise AssertionError("the loop returns at its last unit")
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds, with the unit that suits them."""
+    if seconds < 0.001:
+        return f"{seconds * 1e6:.0f} µs"
+    return f"{seconds * 1e3:.2f} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def count_text(count: int, thing: str) -> str:
+    """`1 message`, `2 messages`."""
+    return f"{count:,} {thing}" + ("" if count == 1 else "s")

@@ -1,0 +1,50 @@
+"""A Vnic's segment: one sealed memfd with three rings."""
+
+from __future__ import annotations
+
+import os
+from types import TracebackType
+from typing import Self
+from uuid import UUID
+
+from layer8.dataplane._core import lib
+
+
+class Segment:
+    """Owns the descriptor. Mappings made of it outlive `close()`, so it is closed as soon as the Vnet has it."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    @classmethod
+    def create(cls, ring_bytes: int, uuid: UUID) -> Segment:
+        """A new segment. `ring_bytes`: of the receive ring, a power of two from 512 KiB to 1 GiB; transmit and hold
+        ring have half of it each, and all of it is allocated at once.
+
+        Raises ValueError for a size that is none, OSError when memory or descriptors are missing.
+        """
+        if not 512 << 10 <= ring_bytes <= 1 << 30 or ring_bytes & (ring_bytes - 1):
+            raise ValueError(f"ring_bytes is a power of two from {512 << 10} to {1 << 30}, not {ring_bytes}")
+        fd = lib.layer8_segment_create(ring_bytes, uuid.bytes)
+        if fd < 0:
+            raise OSError(-fd, f"a segment of {2 * ring_bytes} bytes: {os.strerror(-fd)}")
+        return cls(fd)
+
+    @property
+    def fd(self) -> int:
+        """The descriptor; -1 after close."""
+        return self._fd
+
+    def close(self) -> None:
+        """Closes the descriptor. Safe twice."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,238 @@
+"""The control messages between a Vnic and its Vnet: one msgspec struct each, msgpack behind a u32 length.
+
+    Vnic                                   Vnet
+      Hello(version, fingerprint, nonce) ──▶
+      ◀── Challenge(version, fingerprint, overlay, vnet, epoch, nonce, proof)    or Refused
+      Attach(uuid, alias, proof, …) + segment descriptor ──▶                     (observers send no descriptor)
+      ◀── Attached(port, resume, limits, …) + doorbell descriptor                or Refused
+      requests with an id ──▶
+      ◀── Done | Failed with the same id;  events without an id, at any time
+
+Fields are only ever added, with defaults; unknown ones are ignored by msgspec. A kind that is not known is answered
+with Failed(id, "unsupported"). The Vnic chooses slot, generation and topic number; the Vnet grants or refuses them.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import msgspec
+
+from layer8.health_record import HealthRecord
+
+PROTOCOL_VERSION = 1
+
+
+class Wire(msgspec.Struct, frozen=True, gc=False, tag_field="t", kw_only=True, omit_defaults=True):
+    """Base of all control messages; `t` names the kind."""
+
+
+# ── attach ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Hello(Wire, frozen=True, tag="hello"):
+    """First message of the Vnic. `nonce`: 32 random bytes."""
+
+    version: int
+    fingerprint: bytes
+    nonce: bytes
+
+
+class Challenge(Wire, frozen=True, tag="challenge"):
+    """The Vnet proves itself first. `epoch` changes at each start of the Vnet."""
+
+    version: int
+    fingerprint: bytes
+    overlay: str
+    vnet: UUID
+    name: str
+    epoch: int
+    nonce: bytes
+    proof: bytes
+
+
+class Attach(Wire, frozen=True, tag="attach"):
+    """`observer`: control only, no segment, no port (tools). `resume`: the secret of an earlier attach, or empty.
+    `adopt`: the segment is the one of that attach, and is to be taken over as it is."""
+
+    uuid: UUID
+    proof: bytes
+    alias: str | None = None
+    observer: bool = False
+    resume: bytes = b""
+    adopt: bool = False
+    pid: int = 0
+    program: str = ""
+
+
+class Attached(Wire, frozen=True, tag="attached"):
+    """`port`: index of the port on its Vnet. Sizes are bytes. `principal`: who the Vnic proved to be. `adopted`: its
+    segment goes on; the port stands still until the Vnic has renewed what it had and says Resume."""
+
+    port: int
+    resume: bytes
+    principal: str
+    max_message_bytes: int
+    max_requests: int
+    adopted: bool = False
+
+
+class Refused(Wire, frozen=True, tag="refused"):
+    """The connection closes after this.
+
+    `code`: mismatch | not-authorized | limit | version | invalid | stopping | taken | stale (the segment is not
+    adopted: attach with a fresh one).
+    """
+
+    code: str
+    text: str = ""
+    fields: tuple[str, ...] = ()
+
+
+# ── requests of an attached Vnic ──────────────────────────────────────────────────────────────────────────────────
+
+
+class Grant(Wire, frozen=True, tag="grant"):
+    """A handle for one destination. `kind`: "uuid" | "alias" | "topic"; `name`: the uuid's text, the alias or topic.
+    `action`: what it will be used for: "send" | "request" | "publish". A message in fragments to an alias first asks
+    Find for one member and is sent to its uuid. `renew`: the handle was granted by an earlier Vnet."""
+
+    id: int
+    slot: int
+    generation: int
+    kind: str
+    name: str
+    action: str = "send"
+    renew: bool = False
+
+
+class Release(Wire, frozen=True, tag="release"):
+    """Gives a handle back. Records already accepted under it are still delivered."""
+
+    id: int
+    slot: int
+    generation: int
+
+
+class Subscribe(Wire, frozen=True, tag="subscribe"):
+    """From its Done on, publications on this host arrive under topic number `number` (0 to LAYER8_TOPICS - 1).
+    `renew`: an earlier Vnet had agreed; its count of missed publications goes on."""
+
+    id: int
+    topic: str
+    number: int
+    renew: bool = False
+
+
+class Unsubscribe(Wire, frozen=True, tag="unsubscribe"):
+    id: int
+    number: int
+
+
+class Find(Wire, frozen=True, tag="find"):
+    """`to`: a uuid's text or an alias (`is_uuid` says which). Waits up to `timeout` seconds until one is up."""
+
+    id: int
+    to: str
+    is_uuid: bool
+    timeout: float = 0.0
+
+
+class Health(Wire, frozen=True, tag="health"):
+    """Records of the overlay, at most `limit`, in order of uuid, after the one named. Done.records is one page."""
+
+    id: int
+    after: UUID | None = None
+    filters: dict[str, str] = msgspec.field(default_factory=dict)
+    limit: int = 100
+
+
+class Topics(Wire, frozen=True, tag="topics"):
+    """Topics with their numbers of subscribers: Done.topics."""
+
+    id: int
+    after: str = ""
+
+
+class WhoIs(Wire, frozen=True, tag="whois"):
+    """The principal behind the number in a record: Done.text."""
+
+    id: int
+    principal: int
+
+
+class Draining(Wire, frozen=True, tag="draining"):
+    """This Vnic takes no new messages: it leaves its alias; its port stays."""
+
+    id: int
+
+
+class Detach(Wire, frozen=True, tag="detach"):
+    """The Vnic closes; the Vnet moves what stands in its transmit ring, then answers and reaps the port."""
+
+    id: int
+
+
+class Resume(Wire, frozen=True, tag="resume"):
+    """An adopted port: all it had is renewed. Done when its records move again."""
+
+    id: int
+
+
+class Ping(Wire, frozen=True, tag="ping"):
+    id: int
+
+
+class Done(Wire, frozen=True, tag="done"):
+    """Success. Only the fields that the request asks for are set. `more`: ask again for the next page."""
+
+    id: int
+    uuid: UUID | None = None
+    text: str = ""
+    record: HealthRecord | None = None
+    records: tuple[HealthRecord, ...] = ()
+    topics: tuple[tuple[str, int], ...] = ()
+    more: bool = False
+
+
+class Failed(Wire, frozen=True, tag="failed"):
+    """`code`: not-found | not-authorized | limit | invalid | stale | timeout | unsupported | stopping."""
+
+    id: int
+    code: str
+    text: str = ""
+    fields: tuple[str, ...] = ()
+
+
+# ── events of the Vnet ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Stopping(Wire, frozen=True, tag="stopping"):
+    """The Vnet stops cleanly; what was accepted is delivered first, for up to `grace` seconds."""
+
+    grace: float
+
+
+class PortClosed(Wire, frozen=True, tag="port-closed"):
+    """This port was closed (a violation, a limit, a revoked principal). The connection closes after this."""
+
+    reason: str
+
+
+FromVnic = (
+    Hello
+    | Attach
+    | Grant
+    | Release
+    | Subscribe
+    | Unsubscribe
+    | Find
+    | Health
+    | Topics
+    | WhoIs
+    | Draining
+    | Detach
+    | Resume
+    | Ping
+)
+FromVnet = Challenge | Attached | Refused | Done | Failed | Stopping | PortClosed

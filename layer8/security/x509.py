@@ -1,0 +1,298 @@
+"""The provider for several uids, containers and hosts: everybody has a certificate of the overlay's authority.
+
+    prove     (leaf, ECDSA over the statement)          the statement's digest covers all that both sides have said
+    verify    leaf by a believed root, in its time, not revoked, of this role and overlay; then the signature
+    tls       bare contexts: TLS 1.3 alone, both sides by certificate, no tickets, no key log
+
+It works on the state directory of one identity (`layer8.security.identity`) and looks every second, in a thread that
+`watch` starts, whether something there has changed: a renewed leaf, a newer list of roots or of revocations. Given the
+directory of the authority it takes newer lists from there, and renews its own leaf at half-life with a new key. What is
+there already goes on: a leaf is looked at when somebody attaches or links, and again when the lists have changed.
+
+Who may do what is not decided here: members of the overlay may do everything, unless a policy stands in front
+(`layer8.security.guarded`). Only a Vnet may `host`.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+from layer8.errors import Layer8Error
+from layer8.protocol.statement import Channel, Principal, Role, Statement
+from layer8.security import certificates, identity
+from layer8.security.authority import Authority
+from layer8.security.certificates import LEAF_SECONDS, CertificateError, Identity
+from layer8.security.identity import Credentials
+from layer8.security.provider import Action, AuditEvent, Decision, Resource, TlsRole
+
+LARGEST_PROOF = 3072
+
+_LOOK_SECONDS = 1.0
+_RENEW_AGAIN_SECONDS = 60.0  # after a renewal has failed
+
+_logger = logging.getLogger("layer8.security")
+_proofs = msgspec.msgpack.Decoder(tuple[bytes, bytes])
+
+
+class X509Provider:
+    """The identity in `state`. Any thread. `close()` ends the thread that `watch` starts."""
+
+    attests_keys = True
+    socket_owners: tuple[int, ...] | None = None  # the certificate says who listens, not the owner of a file
+
+    def __init__(
+        self, state: Path, *, authority: Path | None = None, lifetime: float = LEAF_SECONDS, clock: Clock = time.time
+    ) -> None:
+        """`authority`: its directory, if it is on this host and this user's. `lifetime`: of leaves renewed there.
+        `clock`: Unix seconds. Raises StateError or CertificateError, also for a leaf that nobody would believe."""
+        self._state = state
+        self._authority = authority
+        self._lifetime = lifetime
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._watchers: list[Callable[[], None]] = []
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._seen: object = None
+        self._complained = ""
+        self._renew_after = 0.0
+        self._credentials = self._load()
+        if authority is not None:
+            self._take_lists(authority)
+            self._renew_if_due(authority)
+        self._check_own(self._credentials)
+
+    @property
+    def overlay(self) -> str:
+        return self._credentials.trust.overlay
+
+    @property
+    def identity(self) -> Identity:
+        return self._credentials.identity
+
+    @property
+    def expires(self) -> float:
+        """When the own leaf does; Unix seconds."""
+        return self._credentials.expires
+
+    def __repr__(self) -> str:
+        return f"<X509Provider {self.identity}>"
+
+    # ── the operations of a Security Provider ──────────────────────────────────────────────────────────────────────
+
+    def fingerprint(self) -> bytes:
+        return self._credentials.trust.fingerprint
+
+    def prove(self, statement: Statement) -> bytes:
+        held = self._fresh()
+        if held.identity.overlay != statement.overlay or held.identity.role is not statement.prover_role:
+            raise PermissionError(f"{held.identity} is not a {statement.prover_role} of overlay {statement.overlay}")
+        signature = certificates.sign(held.key, statement.encode())
+        return msgspec.msgpack.encode((held.certificate.public_bytes(serialization.Encoding.DER), signature))
+
+    def verify(self, proof: bytes, statement: Statement, seen: Channel) -> Principal:
+        held, now = self._fresh(), self._clock()
+        if statement.overlay != held.trust.overlay:
+            raise PermissionError(f"it is of overlay {statement.overlay[:64]!r}, this is {held.trust.overlay}")
+        if statement.expires and now >= statement.expires:
+            raise PermissionError("the proof is too old")
+        if len(proof) > LARGEST_PROOF:
+            raise PermissionError(f"a proof of {len(proof)} bytes is too large")
+        try:
+            der, signature = _proofs.decode(proof)
+            certificate = x509.load_der_x509_certificate(der)
+        except (msgspec.DecodeError, ValueError) as error:
+            raise PermissionError("this is no proof by certificate") from error
+        if seen.certificate is not None and seen.certificate != der:
+            raise PermissionError("the proof is by another certificate than that of the connection")
+        who = held.trust.identify(certificate, now, held.revoked)
+        if who.role is not statement.prover_role:
+            raise PermissionError(f"{who} is not a {statement.prover_role}")
+        if not certificates.is_signed(certificate, signature, statement.encode()):
+            raise PermissionError(f"the signature of {who} does not fit this exchange")
+        return Principal(
+            uri=who.uri,
+            role=who.role,
+            expires=certificate.not_valid_after_utc.timestamp(),
+            credential=_credential(certificate),
+        )
+
+    def authorize(self, who: Principal, action: Action, what: Resource) -> Decision:
+        held = self._credentials
+        try:
+            found = Identity.parse(who.uri)
+        except ValueError as error:
+            return Decision(allowed=False, reason=str(error))
+        if found.overlay != held.trust.overlay or found.role is not who.role:
+            return Decision(allowed=False, reason=f"not a {who.role} of overlay {held.trust.overlay}")
+        if not self._is_good(held, who.credential):
+            return Decision(allowed=False, reason="its certificate is believed no more")
+        if action is Action.HOST and found.role is not Role.VNET:
+            return Decision(allowed=False, reason="only a Vnet may host")
+        return Decision(allowed=True, reason=f"a member of {held.trust.overlay}")
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        with self._lock:
+            self._watchers.append(changed)
+            if self._thread is None and not self._stopped.is_set():
+                self._thread = threading.Thread(target=self._look, name="layer8-x509", daemon=True)
+                self._thread.start()
+
+        def take_back() -> None:
+            with self._lock:
+                if changed in self._watchers:
+                    self._watchers.remove(changed)
+
+        return take_back
+
+    def audit(self, event: AuditEvent) -> None:
+        _logger.log(logging.DEBUG if event.allowed else logging.INFO, "%s", event)
+
+    def tls(self, role: TlsRole) -> ssl.SSLContext:
+        held = self._fresh()
+        if role is not TlsRole.DIAL and held.identity.role is not Role.VNET:
+            raise Layer8Error(f"{held.identity} is no Vnet and accepts nobody")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT if role is TlsRole.DIAL else ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
+        context.check_hostname = False  # the name is the URI in the leaf, and `verify` looks at it
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+        if role is not TlsRole.DIAL:
+            context.num_tickets = 0
+        for root in held.trust.believed(self._clock()):
+            context.load_verify_locations(cadata=root.public_bytes(serialization.Encoding.DER))
+        context.load_cert_chain(self._state / identity.IDENTITY)
+        return context
+
+    # ── beyond ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def sign(self, data: bytes) -> bytes:
+        """By the leaf's key; for the seals of the audit log."""
+        signature = certificates.sign(self._credentials.key, _SEAL + data)
+        certificate = self._credentials.certificate.public_bytes(serialization.Encoding.DER)
+        return msgspec.msgpack.encode((certificate, signature))
+
+    def check(self, data: bytes, signature: bytes) -> bool:
+        """Whether a Vnet of this overlay has signed it; its leaf may have expired since."""
+        try:
+            der, signed = _proofs.decode(signature)
+            certificate = x509.load_der_x509_certificate(der)
+            then = min(self._clock(), certificate.not_valid_after_utc.timestamp() - 1)
+            self._credentials.trust.identify(certificate, then, None)
+        except (msgspec.DecodeError, ValueError, CertificateError):
+            return False
+        return certificates.is_signed(certificate, signed, _SEAL + data)
+
+    def reload(self) -> None:
+        """Looks at the files at once. Raises StateError or CertificateError; what was good before then stays."""
+        self._look_once(force=True)
+
+    def close(self) -> None:
+        """Safe twice."""
+        self._stopped.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(5.0)
+
+    # ── files ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _load(self) -> Credentials:
+        self._seen = self._signature()
+        return identity.load(self._state, self._clock())
+
+    def _fresh(self) -> Credentials:
+        """What stands in the directory now, or the last that was good."""
+        if self._signature() != self._seen:
+            try:
+                with self._lock:
+                    self._credentials = self._load()
+            except Layer8Error as error:
+                self._complain(error)
+        return self._credentials
+
+    def _signature(self) -> object:
+        found = []
+        for name in (identity.IDENTITY, identity.TRUST, identity.REVOKED):
+            try:
+                status = (self._state / name).stat()
+            except OSError:
+                found.append((0, 0, 0))
+            else:
+                found.append((status.st_ino, status.st_mtime_ns, status.st_size))
+        return found
+
+    def _look(self) -> None:
+        while not self._stopped.wait(_LOOK_SECONDS):
+            try:
+                self._look_once()
+            except Exception as error:
+                self._complain(error)
+
+    def _look_once(self, *, force: bool = False) -> None:
+        before = self._credentials
+        if self._authority is not None:
+            self._take_lists(self._authority)
+            self._renew_if_due(self._authority)
+        if force or self._signature() != self._seen:
+            with self._lock:
+                self._credentials = self._load()
+        self._complained = ""
+        if self._credentials is not before:
+            for changed in list(self._watchers):
+                changed()
+
+    def _take_lists(self, authority: Path) -> None:
+        trust, revoked = Authority(authority).lists()
+        if identity.refresh(self._state, trust, revoked, self._clock()):
+            with self._lock:
+                self._credentials = self._load()
+
+    def _renew_if_due(self, authority: Path) -> None:
+        held, now = self._credentials, self._clock()
+        if now < max(held.renew_at, self._renew_after) or not self._is_good(held, _credential(held.certificate)):
+            return  # who was revoked does not get another one by itself
+        self._renew_after = now + _RENEW_AGAIN_SECONDS
+        key = certificates.new_key()
+        issued = Authority(authority).issue(held.identity, key.public_key(), now, self._lifetime)
+        identity.install(self._state, issued.certificate, issued.trust, issued.revoked, key)
+        with self._lock:
+            self._credentials = self._load()
+        _logger.info("renewed %s until %s", held.identity, self._credentials.certificate.not_valid_after_utc)
+
+    def _check_own(self, held: Credentials) -> None:
+        """Better said at the start than by every other side."""
+        held.trust.identify(held.certificate, self._clock(), held.revoked)
+
+    def _is_good(self, held: Credentials, credential: str) -> bool:
+        """Whether what somebody was believed for would still be: not revoked, and by a root that is believed."""
+        issuer, _, serial = credential.partition(" ")
+        if held.revoked.get_revoked_certificate_by_serial_number(int(serial or "0", 16)) is not None:
+            return False
+        return any(issuer == _issuer(root.subject) for root in held.trust.believed(self._clock()))
+
+    def _complain(self, error: Exception) -> None:
+        text = str(error)
+        if text != self._complained:
+            self._complained = text
+            _logger.error("the last good state of %s stays in force: %s", self.identity, text)
+
+
+Clock = Callable[[], float]
+
+_SEAL = b"layer8 seal 1\0"
+
+
+def _credential(certificate: x509.Certificate) -> str:
+    return f"{_issuer(certificate.issuer)} {certificate.serial_number:x}"
+
+
+def _issuer(name: x509.Name) -> str:
+    return name.public_bytes().hex()

@@ -1,0 +1,175 @@
+"""What a Vnet may be told: one TOML file with a table for each Vnet, checked as a whole before anything starts.
+
+    log_level = "info"
+
+    [vnet.default]
+    grace = 5.0
+    ports_per_uid = 256
+
+Every key has a default, so no file is needed. A key that is not known is an error that names it: a limit that was
+misspelt must not be a limit that is not there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from layer8.errors import Layer8Error
+from layer8.names import check_vnet_name
+
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+_KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
+
+
+class ConfigError(Layer8Error):
+    """The configuration cannot be used. `where`: the file, or file and key; `what`: what is wrong with it."""
+
+    def __init__(self, where: str, what: str) -> None:
+        super().__init__(where, what)
+        self.where = where
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class VnetConfig:
+    """Settings of one Vnet. Sizes are bytes, times seconds unless the name says otherwise."""
+
+    name: str = "default"
+    socket: Path | None = None  # where to listen, in place of the runtime directory
+    security: str = "local"  # the Security Provider: "local", or "module:factory"
+    max_message_bytes: int = 64 * _MIB
+    max_ring_bytes: int = 64 * _MIB  # of a Vnic's receive ring
+    max_ports: int = 1024
+    max_aliases: int = 4096
+    max_topics: int = 16384
+    max_requests: int = 65536  # outstanding, of all ports together
+    max_requests_per_port: int = 1024
+    ports_per_uid: int = 1024
+    bytes_per_uid: int = 4 * _GIB  # of all segments of one uid
+    silent_per_uid: int = 1024  # connections that have said nothing yet
+    pending_per_uid: int = 256  # attaches under way
+    observers_per_uid: int = 256  # control connections without a port (tools)
+    finds_per_port: int = 1024  # that wait at one time
+    attach_timeout: float = 3.0
+    provider_timeout: float = 2.0
+    provider_workers: int = 4
+    grace: float = 5.0  # that a clean stop waits for what is on its way
+    hold: float = 5.0  # that what a dead Vnic had sent may still wait for a stuck destination
+    spin_us: int = 0  # the switch spins so long before it sleeps
+    visit_records: int = 64
+    visit_bytes: int = 64 * _KIB
+    status_ports: int = 1024  # that the status segment has room for
+    status_events: int = 4096
+    status_interval: float = 1.0  # between two looks at the counters while they move
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Settings of one daemon."""
+
+    vnets: tuple[VnetConfig, ...] = (VnetConfig(),)
+    log_level: str = "info"
+
+
+# Smallest and largest value of each number.
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "max_message_bytes": (1, _GIB),
+    "max_ring_bytes": (512 * _KIB, _GIB),
+    "max_ports": (1, 65535),
+    "max_aliases": (1, 65535),
+    "max_topics": (1, 65535),
+    "max_requests": (1, 1 << 24),
+    "max_requests_per_port": (1, 1 << 20),
+    "ports_per_uid": (0, 65535),
+    "bytes_per_uid": (0, 1 << 46),
+    "silent_per_uid": (1, 65535),
+    "pending_per_uid": (1, 65535),
+    "observers_per_uid": (0, 65535),
+    "finds_per_port": (0, 1 << 20),
+    "attach_timeout": (0.01, 60),
+    "provider_timeout": (0.01, 60),
+    "provider_workers": (1, 256),
+    "grace": (0, 3600),
+    "hold": (0, 3600),
+    "spin_us": (0, 100_000),
+    "visit_records": (1, 4096),
+    "visit_bytes": (4 * _KIB, 16 * _MIB),
+    "status_ports": (0, 65535),
+    "status_events": (0, 65536),
+    "status_interval": (0.1, 3600),
+}
+
+
+def read(path: Path, only: str | None = None) -> Config:
+    """Reads a file. `only`: this Vnet of those in it. Raises ConfigError."""
+    try:
+        with path.open("rb") as file:
+            document = tomllib.load(file)
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(str(path), str(reason)) from error
+    config = parse(document, str(path))
+    if only is None:
+        return config
+    chosen = tuple(vnet for vnet in config.vnets if vnet.name == only)
+    if not chosen:
+        names = ", ".join(vnet.name for vnet in config.vnets)
+        raise ConfigError(str(path), f"it has no table [vnet.{only}]; it has {names}")
+    return dataclasses.replace(config, vnets=chosen)
+
+
+def parse(document: Mapping[str, object], where: str = "configuration") -> Config:
+    """Checks a whole document. Raises ConfigError for the first thing wrong."""
+    for key in document:
+        if key not in ("vnet", "log_level"):
+            raise ConfigError(where, f"unknown key {key!r}; known are log_level and the tables [vnet.NAME]")
+    level = document.get("log_level", "info")
+    if level not in LOG_LEVELS:
+        raise ConfigError(f"{where}: log_level", f"{level!r} is none of {', '.join(LOG_LEVELS)}")
+    tables = document.get("vnet", {"default": {}})
+    if not isinstance(tables, Mapping) or not tables:
+        raise ConfigError(f"{where}: vnet", "give a table for each Vnet, as [vnet.default]")
+    return Config(vnets=tuple(_vnet(name, table, where) for name, table in tables.items()), log_level=str(level))
+
+
+def _vnet(name: str, table: object, where: str) -> VnetConfig:
+    place = f"{where}: vnet.{name}"
+    try:
+        check_vnet_name(name)
+    except ValueError as error:
+        raise ConfigError(place, str(error)) from error
+    if not isinstance(table, Mapping):
+        raise ConfigError(place, f"give a table, as [vnet.{name}]; a Vnet needs a name of its own")
+    values: dict[str, object] = {}
+    for key, value in table.items():
+        if key == "socket":
+            if not isinstance(value, str) or not Path(value).is_absolute():
+                raise ConfigError(f"{place}.{key}", f"{value!r} is not an absolute path")
+            values[key] = Path(value)
+        elif key == "security":
+            if not isinstance(value, str) or not value:
+                raise ConfigError(f"{place}.{key}", f'{value!r} is not "local" or "module:factory"')
+            values[key] = value
+        elif key in _RANGES:
+            values[key] = _number(key, value, f"{place}.{key}")
+        else:
+            raise ConfigError(place, f"unknown key {key!r}; known are socket, security, {', '.join(_RANGES)}")
+    return dataclasses.replace(VnetConfig(name=name), **values)  # type: ignore[arg-type]
+
+
+def _number(key: str, value: object, place: str) -> float:
+    least, most = _RANGES[key]
+    whole = isinstance(VnetConfig.__dataclass_fields__[key].default, int)
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise ConfigError(place, f"{value!r} is not a {'whole number' if whole else 'number'}")
+    assert isinstance(value, int | float)
+    if not least <= value <= most:  # also what is not a number
+        raise ConfigError(place, f"{value} is not within {least:g} and {most:g}")
+    return value

@@ -1,0 +1,566 @@
+"""One Vnet: its place, its switch, and everybody who is attached.
+
+    start  lock and socket ─▶ list of ports ─▶ switch thread ─▶ status segment ─▶ accepting
+           somebody is awaited: no record moves, and nobody is told that a name is not there, until `_move`
+    stop   no longer accepting ─▶ Vnics told ─▶ switch quiet, or the grace over ─▶ switch stopped ─▶ all closed
+           the list and the segments of those who live stay, for the next Vnet
+
+This holds the parts together and answers what one of them asks of the others (`Desk` of admission, `Hall` of session).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import msgspec
+
+from layer8.dataplane import Command, Status, Switch, SwitchConfig, SwitchCounters
+from layer8.errors import Layer8Error
+from layer8.health.directory import Directory, Event, Expired, Found
+from layer8.health.liveness import peer_credentials
+from layer8.health_record import HealthRecord, State
+from layer8.protocol.control import Refused
+from layer8.rendezvous import state_directory
+from layer8.security.provider import Action, AuditEvent, Principal, Resource, SecurityProvider
+from layer8.vnet.accounts import Accounts
+from layer8.vnet.admission import Admission, Newcomer
+from layer8.vnet.complaints import Complaints
+from layer8.vnet.config import VnetConfig
+from layer8.vnet.lobby import Lobby, turn_away
+from layer8.vnet.place import Place
+from layer8.vnet.refusal import Refusal
+from layer8.vnet.returning import LONGEST_SECONDS, Returning
+from layer8.vnet.roster import Roster
+from layer8.vnet.session import Session
+from layer8.vnet.statistics import Statistics
+from layer8.vnet.status import PortStatus
+from layer8.vnet.status_board import StatusBoard
+from layer8.vnet.switch_thread import SwitchThread
+from layer8.vnet.switchboard import BoardPort, Switchboard
+from layer8.vnet.workers import Workers
+
+OVERLAY = "local"
+"""The overlay of a Vnet that nobody has configured one for: private to its user."""
+
+_ACCEPTED_AT_ONCE = 32
+_RETRY_SECONDS = 0.1  # after accepting has failed
+_LARGE_POOL = 64  # members of an alias
+_POOL_SECONDS = 0.1
+_LAST_WORDS_SECONDS = 1.0  # for what is still to be told when the switch has stopped
+
+_log = logging.getLogger("layer8.vnet")
+
+
+class VnetFailed(Layer8Error):
+    """The Vnet could not start. `name`, `reason`."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"Vnet {self.name!r} cannot start: {self.reason}"
+
+
+class Vnet:
+    """`failed` is done when the switch ended by itself. Everything runs in the loop's thread."""
+
+    def __init__(self, config: VnetConfig, path: Path, provider: SecurityProvider) -> None:
+        loop = asyncio.get_running_loop()
+        self.config = config
+        self.provider = provider
+        self.overlay = OVERLAY
+        self.uuid = uuid4()
+        self.epoch = time.time_ns()
+        self.started = time.time()
+        self.place = Place(config.name, path)
+        self.providers = Workers(f"provider-{config.name}", config.provider_workers, loop)
+        self.workers = Workers(f"worker-{config.name}", 2, loop)
+        self.accounts = Accounts(config)
+        self.board = Switchboard(config, self.allowed)
+        self.roster = Roster(state_directory(path))
+        self.directory = Directory(socket.gethostname())
+        self.statistics = Statistics(self.workers, host=socket.gethostname(), vnet=config.name)
+        self.stopping = False
+        self.failed: asyncio.Future[int] = loop.create_future()
+        self._loop = loop
+        self._complaints = Complaints(_log, loop)
+        self._lobby = Lobby(config, loop, self._speaks)
+        self._admissions: set[Admission] = set()
+        self._sessions: set[Session] = set()
+        self._by_port: dict[int, Session] = {}
+        self._thread: SwitchThread | None = None
+        self._status: StatusBoard | None = None
+        self._reserve = -1  # a descriptor to give up when there is no other
+        self._timer: asyncio.TimerHandle | None = None
+        self._quiet: asyncio.Future[int] | None = None
+        self._pools_fresh_until = float("-inf")
+        self._hurried = False
+        self._emptied = asyncio.Event()
+        self._returning = Returning((), 0.0)
+        self._patience: asyncio.TimerHandle | None = None
+        self._arrivals: dict[str, asyncio.Event] = {}  # by uuid or alias: who waits for it to come back
+        self._moving = asyncio.Event()
+        self.board.violated = self._violated
+
+    # ── start and stop ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        """Raises AlreadyRunning, PlaceError or VnetFailed, and then holds nothing."""
+        self.place.open()
+        try:
+            self.roster.load()
+            self._returning = Returning(self.roster.awaited, self._loop.time())
+            self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            self._thread = self._make_switch()
+            self._status = StatusBoard(self, self._loop)
+        except OSError as error:
+            self._close_reserve()
+            self.place.close()
+            raise VnetFailed(self.config.name, error.strerror or str(error)) from error
+        self.board.connect(self._thread)
+        self._thread.start()
+        self._thread.ended.add_done_callback(self._switch_ended)
+        self.statistics.watch(os.getpid())
+        self._put_own_record()
+        self._status.event("started", pid=os.getpid())
+        self._status.tick()
+        self._set_accepting(True)
+        _log.info("Vnet %s listens at %s", self.config.name, self.place.path)
+        self._await_returns()
+
+    # ── who comes back ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _await_returns(self) -> None:
+        if self._returning.is_over:
+            self._moving.set()
+            return
+        _log.info("Vnet %s awaits %d Vnics of an earlier one", self.config.name, len(self._returning.missing))
+        now = self._loop.time()
+        for entry in self.roster.awaited.values():
+            record = HealthRecord(
+                uuid=entry.uuid,
+                alias=entry.alias,
+                host=socket.gethostname(),
+                vnet=self.config.name,
+                principal=entry.principal,
+                pid=entry.pid,
+                create_time=entry.create_time,
+                state=State.UNREACHABLE,
+                reason="not back yet",
+                since=time.time(),
+            )
+            self.happened(self.directory.put(record, now))
+        self._check_returns()
+
+    def _check_returns(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        if self._moving.is_set() or self.stopping:
+            return
+        self._returning.tick(self._loop.time())
+        if self._returning.is_over:
+            self._move()
+        else:
+            self._patience = self._loop.call_at(self._returning.deadline, self._check_returns)
+
+    def _move(self) -> None:
+        """All are back, or have had their time: records move, and whoever is not there is not there."""
+        assert self._thread is not None
+        late = len(self._returning.missing)
+        took = self._loop.time()
+        self._event("moving", text=f"{late} missing" if late else "all are back")
+        if late:
+            _log.warning("Vnet %s goes on without %d Vnics that are not back", self.config.name, late)
+        for uuid in self._returning.missing:
+            if uuid in self.roster.awaited:
+                down = self.directory.mark(uuid, State.DOWN, took, since=time.time(), reason="did not come back")
+                self.happened(down)
+        self._thread.command(Command.START).add_done_callback(self._moves)
+
+    def _moves(self, started: asyncio.Future[int]) -> None:
+        if not started.cancelled() and started.exception() is None:
+            self._moving.set()
+            for name in tuple(self._arrivals):
+                self._arrived(name)
+
+    def _arrived(self, name: str) -> None:
+        event = self._arrivals.pop(name, None)
+        if event is not None:
+            event.set()
+
+    def arrival(self, name: str) -> asyncio.Event | None:
+        if self._moving.is_set():
+            return None
+        return self._arrivals.setdefault(name, asyncio.Event())
+
+    async def returned(self, session: Session) -> None:
+        port = session.port
+        if port is not None and not self._moving.is_set():
+            self._returning.back(port.uuid, self._loop.time())
+            self._check_returns()
+        await self._moving.wait()
+
+    def _make_switch(self) -> SwitchThread:
+        config = self.config
+        switch = Switch(
+            SwitchConfig(
+                max_ports=config.max_ports,
+                max_aliases=config.max_aliases,
+                max_topics=config.max_topics,
+                max_rights=config.max_requests,
+                max_rights_per_port=config.max_requests_per_port,
+                visit_records=config.visit_records,
+                visit_bytes=config.visit_bytes,
+                spin_us=config.spin_us,
+                frozen=int(not self._returning.is_over),
+                max_message_bytes=config.max_message_bytes,
+            )
+        )
+        board = self.board
+        return SwitchThread(switch, self._loop, name=config.name, gone=board.on_gone, violated=board.on_violation)
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Stops cleanly; once. `grace`: seconds that accepted messages may still take, by default as configured."""
+        grace = self.config.grace if grace is None else grace
+        self.stopping = True
+        self._set_accepting(False)
+        self.place.stop_listening()
+        if self._status is not None:
+            self._status.event("stopping")
+            self._status.tick("stopping")
+        self._lobby.close()
+        for admission in tuple(self._admissions):
+            admission.close()
+        for session in tuple(self._sessions):
+            session.stop(grace)
+        thread = self._thread
+        assert thread is not None
+        self._quiet = thread.command(Command.QUIESCE)
+        if not self._moving.is_set():
+            grace = 0.0  # nothing moves: the next Vnet will see to it
+        await asyncio.wait([self._quiet], timeout=grace)
+        if not self._quiet.done() or self._quiet.cancelled():
+            _log.warning("Vnet %s stops with messages still on their way", self.config.name)
+        await self._close()
+
+    def hurry(self) -> None:
+        """Ends every wait of `stop`."""
+        self._hurried = True
+        if self._quiet is not None:
+            self._quiet.cancel()
+        self._emptied.set()
+
+    async def _close(self) -> None:
+        thread, status = self._thread, self._status
+        assert thread is not None
+        for admission in tuple(self._admissions):
+            await asyncio.wait([admission.task])
+        for session in tuple(self._sessions):
+            if session.port is None:
+                session.close("the Vnet has stopped")
+            else:
+                session.part()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_SECONDS):
+                while self._sessions and not thread.ended.done() and not self._hurried:
+                    self._emptied.clear()
+                    await self._emptied.wait()
+        await thread.stop()
+        if status is not None:
+            status.close()
+        self.board.disconnect()
+        thread.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        self.providers.close()
+        self.workers.close()
+        if self._patience is not None:
+            self._patience.cancel()
+        self._close_reserve()
+        self.roster.close()
+        self.place.close()
+        _log.info("Vnet %s has stopped", self.config.name)
+
+    def _close_reserve(self) -> None:
+        if self._reserve >= 0:
+            os.close(self._reserve)
+            self._reserve = -1
+
+    def _switch_ended(self, ended: asyncio.Future[int]) -> None:
+        if not self.stopping and not self.failed.done():
+            _log.error("the switch of Vnet %s ended by itself (%s)", self.config.name, Status(ended.result()).name)
+            self.failed.set_result(ended.result())
+
+    # ── accepting ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _set_accepting(self, wanted: bool) -> None:
+        listener = self.place.listener
+        if listener is None:
+            return
+        if wanted and not self.stopping:
+            self._loop.add_reader(listener.fileno(), self._acceptable)
+        else:
+            self._loop.remove_reader(listener.fileno())
+
+    def _acceptable(self) -> None:
+        listener = self.place.listener
+        for _ in range(_ACCEPTED_AT_ONCE):
+            if listener is None:
+                return
+            try:
+                connection, _ = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                self._cannot_accept(listener, error)
+                return
+            self._welcome(connection)
+
+    def _welcome(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._lobby.enter(connection, peer_credentials(connection).uid)
+
+    def _speaks(self, connection: socket.socket, uid: int, since: float) -> None:
+        try:
+            self.accounts.take_pending(uid, len(self.roster.awaited))
+        except Refusal as refusal:
+            self._turn_away(connection, refusal.text)
+            return
+        try:
+            if self.roster.awaited and not self._moving.is_set():
+                since = self._loop.time() + LONGEST_SECONDS  # all come at once, and none is to lose its place by that
+            self._admissions.add(Admission(self, connection, uid, since, self._loop))
+        except OSError as error:
+            self.accounts.give_pending(uid)
+            if isinstance(error, ProcessLookupError):
+                connection.close()  # it has died
+            else:
+                self._turn_away(connection, f"this Vnet has no room for a connection: {error.strerror}")
+
+    def _turn_away(self, connection: socket.socket, text: str) -> None:
+        self._complaints.warn("turned away", "Vnet %s turned a connection away: %s", self.config.name, text)
+        turn_away(connection, text)
+
+    def _cannot_accept(self, listener: socket.socket, error: OSError) -> None:
+        """Out of descriptors, most likely: the reserve lets us say so to one of those who wait, then we pause."""
+        self._complaints.warn("accept", "Vnet %s cannot accept: %s; raise ulimit -n", self.config.name, error.strerror)
+        if error.errno in (errno.EMFILE, errno.ENFILE) and self._lobby.evict_oldest("this Vnet needs the room"):
+            return
+        if error.errno in (errno.EMFILE, errno.ENFILE) and self._reserve >= 0:
+            self._close_reserve()
+            with contextlib.suppress(OSError):
+                connection, _ = listener.accept()
+                connection.setblocking(False)
+                self._turn_away(connection, "this Vnet is out of file descriptors; raise its limit (ulimit -n)")
+            with contextlib.suppress(OSError):
+                self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._set_accepting(False)
+        self._loop.call_later(_RETRY_SECONDS, self._set_accepting, True)
+
+    # ── Desk: what an admission needs ─────────────────────────────────────────────────────────────────────────────
+
+    def allowed(self, who: Principal, action: Action, what: Resource) -> bool:
+        """Asks the provider; an exception is a no."""
+        try:
+            decision = self.provider.authorize(who, action, what)
+            allowed, reason = decision.allowed, decision.reason
+        except Exception as error:
+            self._complaints.warn("authorize", "the Security Provider failed to decide: %r", error)
+            allowed, reason = False, "the Security Provider failed"
+        if not allowed:
+            self._complaints.warn("not allowed", "%s may not %s %s (%s)", who.uri, action.value, what, reason)
+            self._audit("refuse", principal=who.uri, action=action, resource=what, allowed=False, reason=reason)
+        return allowed
+
+    def _audit(
+        self,
+        what: str,
+        *,
+        principal: str,
+        action: Action | None = None,
+        resource: Resource | None = None,
+        allowed: bool = True,
+        reason: str = "",
+    ) -> None:
+        event = AuditEvent(
+            time=time.time(),
+            what=what,
+            principal=principal,
+            action=action,
+            resource=resource,
+            allowed=allowed,
+            reason=reason,
+        )
+        try:
+            self.provider.audit(event)
+        except Exception as error:
+            self._complaints.warn("audit", "the Security Provider failed to audit: %r", error)
+
+    def refused(self, admission: Admission, refused: Refused) -> None:
+        text = refused.text or ", ".join(refused.fields)
+        form = "Vnet %s refused pid %d of uid %d: %s (%s)"
+        who = (self.config.name, admission.pid, admission.uid)
+        if self._complaints.warn(f"refused {refused.code}", form, *who, text, refused.code):
+            self._event("refused", pid=admission.pid, text=text or refused.code)
+
+    def left(self, admission: Admission) -> None:
+        if admission in self._admissions:
+            self._admissions.remove(admission)
+            self.accounts.give_pending(admission.uid)
+
+    def admitted(self, newcomer: Newcomer) -> None:
+        session = Session(self, newcomer, self._loop)
+        self._sessions.add(session)
+        port = newcomer.port
+        if port is None:
+            return
+        self._by_port[port.number] = session
+        self.statistics.add(port, session.pid)
+        self.changed(session)
+        self._audit("attach", principal=newcomer.principal.uri, action=Action.ATTACH)
+        self._arrived(str(port.uuid))
+        self._arrived(port.alias or "")
+        how = "adopted" if newcomer.adopted else "attached"
+        if not newcomer.adopted and not self._moving.is_set():
+            self._returning.back(port.uuid, self._loop.time())  # with a fresh segment there is nothing to renew
+            self._check_returns()
+        self._event(how, uuid=port.uuid, alias=port.alias or "", pid=session.pid, text=newcomer.program)
+        _log.info("%s %s %r (pid %d, %s)", how, port.uuid, port.alias, session.pid, newcomer.program or "-")
+        if self._status is not None:
+            self._status.wake()
+
+    # ── Hall: what a session needs ────────────────────────────────────────────────────────────────────────────────
+
+    async def refresh(self, alias: str | None = None, uuid: UUID | None = None) -> None:
+        sessions = [session for session in self._by_port.values() if session.port is not None and session.port.is_up]
+        if alias is not None:
+            sessions = [session for session in sessions if session.port is not None and session.port.alias == alias]
+        elif uuid is not None:
+            sessions = [session for session in sessions if session.port is not None and session.port.uuid == uuid]
+        if alias is not None and len(sessions) > _LARGE_POOL:  # who asks at every message cannot have it that exact
+            if self._loop.time() < self._pools_fresh_until:
+                return
+            self._pools_fresh_until = self._loop.time() + _POOL_SECONDS
+        pids = {session.pid for session in sessions}
+        everything = alias is None and uuid is None
+        await self.statistics.refresh(pids | {os.getpid()} if everything else pids)
+        for session in sessions:
+            self.changed(session)
+        if everything:
+            self._put_own_record()
+
+    def changed(self, session: Session) -> None:
+        if session.port is not None and session.port.is_up:
+            record = self.statistics.record(session.port, session.pid)
+            self.happened(self.directory.put(record, self._loop.time()))
+
+    def _put_own_record(self) -> None:
+        records = self.switch_counters().records
+        record = self.statistics.own_record(
+            self.uuid, principal="", pid=os.getpid(), since=self.started, records=records
+        )
+        self.happened(self.directory.put(record, self._loop.time()))
+
+    def happened(self, events: list[Event]) -> None:
+        for event in events:
+            match event:
+                case Found(token=(Session() as session, int(id)), record=record):
+                    session.found(id, record, record.uuid)
+                case Expired(token=(Session() as session, int(id)), to=to):
+                    session.found(id, None, to)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        """For finds that wait and records that are to be forgotten."""
+        deadline = self.directory.deadline
+        if self._timer is not None:
+            if self._timer.when() == deadline and not self._timer.cancelled():
+                return
+            self._timer.cancel()
+            self._timer = None
+        if deadline != float("inf") and not self.stopping:
+            self._timer = self._loop.call_at(deadline, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self.happened(self.directory.tick(self._loop.time()))
+
+    def closing(self, session: Session, why: str, violation: bool) -> None:
+        port = session.port
+        if port is None:
+            return
+        if violation:
+            self._complaints.warn("violation", "closed %s (pid %d): %s", port.uuid, session.pid, why)
+        _log.info("detached %s %r (pid %d): %s", port.uuid, port.alias, session.pid, why)
+        kind = "violation" if violation else "detached" if session.clean else "gone"
+        self._event(kind, uuid=port.uuid, alias=port.alias or "", pid=session.pid, text=why)
+        self._audit(kind, principal=port.principal.uri, reason=why)
+        last = self.statistics.record(port, session.pid)
+        down = msgspec.structs.replace(last, state=State.DOWN, reason=why, since=time.time())
+        self.happened(self.directory.put(down, self._loop.time()))
+
+    def over(self, session: Session) -> None:
+        if session not in self._sessions:
+            return
+        self._sessions.discard(session)
+        newcomer = session.newcomer
+        if newcomer.port is None:
+            self.accounts.give_observer(newcomer.uid)
+        else:
+            del self._by_port[newcomer.port.number]
+            if session.port is None:  # else it stays, for the next Vnet
+                self.roster.forget(newcomer.port.uuid, newcomer.port.number)
+            if not self._moving.is_set():
+                self._returning.back(newcomer.port.uuid, self._loop.time())
+                self._check_returns()
+            self.statistics.remove(newcomer.port, session.pid)
+            self.accounts.give_port(newcomer.uid, newcomer.size)
+        self._emptied.set()
+
+    def _violated(self, port: BoardPort, what: int) -> None:
+        session = self._by_port.get(port.number)
+        if session is not None:
+            session.port_violated("its segment holds what cannot be")
+
+    # ── status ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _event(self, kind: str, *, uuid: UUID | None = None, alias: str = "", pid: int = 0, text: str = "") -> None:
+        if self._status is not None:
+            self._status.event(kind, uuid=uuid, alias=alias, pid=pid, text=text)
+
+    def path(self) -> Path:
+        return self.place.path
+
+    def switch_counters(self) -> SwitchCounters:
+        assert self._thread is not None
+        return self._thread.switch.counters()
+
+    def port_statuses(self) -> Iterator[PortStatus]:
+        for session in tuple(self._by_port.values()):
+            port = session.port
+            if port is not None and port.is_up:
+                counters = port.switch_port.counters()
+                yield PortStatus(
+                    uuid=port.uuid,
+                    alias=port.alias or "",
+                    pid=session.pid,
+                    messages_in=counters.in_messages,
+                    bytes_in=counters.in_bytes,
+                    messages_out=counters.out_messages,
+                    bytes_out=counters.out_bytes,
+                    undeliverable=counters.undeliverable,
+                    missed=counters.missed,
+                    fill=counters.receive_fill / (counters.receive_capacity or 1),
+                )

@@ -1,0 +1,383 @@
+"""Who is who on the switch: ports, aliases and topics as numbers, and the handles that say who may reach whom.
+
+The switch forwards by its own tables; this keeps their meaning and changes them by commands. Commands are carried out
+in the order given, so the state here is changed when a command is given and taken back should the switch refuse it.
+
+    a port's number    taken at `add`, given back when the switch says GONE
+    an alias's number  held by each member until it has left, and by each handle on it until that is revoked
+    a topic's number   held by each subscription and each handle likewise
+
+What a port holds when it goes is given up at GONE, when the switch has nothing left of it. An alias whose last member
+left keeps its handles: the switch marks them gone and opens them when somebody joins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import enum
+from collections.abc import Callable, Iterator
+from uuid import UUID
+
+from layer8.dataplane import SLOTS, TOPICS, Command, Reason, SlotState, Status, SwitchPort, Target
+from layer8.names import check_alias, check_topic
+from layer8.security.provider import Action, Principal, Resource, ResourceKind
+from layer8.vnet.config import VnetConfig
+from layer8.vnet.numbers import Names, Numbers
+from layer8.vnet.refusal import Refusal, Violation
+from layer8.vnet.switch_thread import SwitchThread
+
+Authorize = Callable[[Principal, Action, Resource], bool]
+
+_GENERATIONS = 1 << 16
+_MAX_PRINCIPALS = 1 << 20
+
+
+class PortState(enum.Enum):
+    UP = enum.auto()
+    DRAINING = enum.auto()  # has left its alias
+    CLOSING = enum.auto()  # the switch moves what it had sent
+    GONE = enum.auto()
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Handle:
+    """One destination that a port may reach. `name`: of the alias or topic whose number it holds, else None."""
+
+    generation: int
+    target: Target
+    name: str | None
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class BoardPort:
+    """One port as the switchboard knows it. `number`: index | generation << 16."""
+
+    number: int
+    uuid: UUID
+    alias: str | None
+    principal: Principal
+    switch_port: SwitchPort
+    state: PortState = PortState.UP
+    handles: dict[int, Handle] = dataclasses.field(default_factory=dict)
+    generations: dict[int, int] = dataclasses.field(default_factory=dict)  # of each slot, the last one granted
+    topics: dict[int, str] = dataclasses.field(default_factory=dict)  # by the subscriber's own number
+    removed: asyncio.Future[int] | None = None  # done: nobody can reach it any more
+    reaped: asyncio.Future[None] | None = None
+
+    @property
+    def is_up(self) -> bool:
+        return self.state in (PortState.UP, PortState.DRAINING)
+
+
+class Switchboard:
+    """`violated` is called when the switch closes a port for what its Vnic wrote. One thread."""
+
+    def __init__(self, config: VnetConfig, authorize: Authorize) -> None:
+        self._authorize = authorize
+        self._thread: SwitchThread | None = None
+        self._numbers = Numbers(config.max_ports)
+        self._ports: dict[int, BoardPort] = {}  # by number, until reaped
+        self._by_uuid: dict[UUID, BoardPort] = {}  # up
+        self._aliases = Names(config.max_aliases)
+        self._members: dict[str, dict[int, BoardPort]] = {}  # by alias, then number; up and not draining
+        self._topics = Names(config.max_topics)
+        self._subscribers: dict[str, int] = {}
+        self._principals: dict[str, int] = {}
+        self._principal_uris: list[str] = [""]
+        self.violated: Callable[[BoardPort, int], None] = lambda port, what: None
+
+    def connect(self, thread: SwitchThread) -> None:
+        """Gives the switch; before anything else."""
+        self._thread = thread
+
+    def disconnect(self) -> None:
+        """The switch has stopped and takes its ports with it: nothing here may be used any more."""
+        self._thread = None
+        for port in self._ports.values():
+            port.state = PortState.GONE
+        self._ports.clear()
+        self._by_uuid.clear()
+        self._members.clear()
+
+    # ── looking ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def ports(self) -> Iterator[BoardPort]:
+        """All that are not reaped, closing ones too."""
+        return iter(tuple(self._ports.values()))
+
+    def find_uuid(self, uuid: UUID) -> BoardPort | None:
+        return self._by_uuid.get(uuid)
+
+    def principal_of(self, number: int) -> str | None:
+        """The principal behind a number in a record."""
+        return self._principal_uris[number] if 0 < number < len(self._principal_uris) else None
+
+    def topics_after(self, after: str, limit: int) -> list[tuple[str, int]]:
+        """Topics with subscribers and how many, in order of name."""
+        return sorted((name, count) for name, count in self._subscribers.items() if name > after)[:limit]
+
+    # ── ports ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def add(
+        self, uuid: UUID, alias: str | None, principal: Principal, switch_port: SwitchPort, adopted: bool = False
+    ) -> BoardPort:
+        """Puts a port on the switch, in its alias. Owns `switch_port` from here on, also when it raises Refusal.
+
+        `adopted`: its records stand still until `resume`."""
+        number = None
+        try:
+            if uuid in self._by_uuid:
+                raise Refusal("taken", f"a living Vnic has the uuid {uuid}")
+            principal_number = self._principal(principal)
+            number = self._numbers.take()
+            if number is None:
+                raise Refusal("limit", "this Vnet has no port left (setting max_ports)")
+            alias_number = None if alias is None else self._aliases.hold(alias)
+            if alias is not None and alias_number is None:
+                raise Refusal("limit", "this Vnet has too many aliases (setting max_aliases)")
+        except BaseException:
+            if number is not None:
+                self._numbers.give(number)
+            switch_port.free()
+            raise
+        port = BoardPort(number, uuid, alias, principal, switch_port)
+        self._ports[number] = self._by_uuid[uuid] = port
+        added = self._command(Command.ADD_PORT, number, a=principal_number, b=int(adopted), pointer=switch_port)
+        joined = None if alias_number is None else self._command(Command.JOIN_ALIAS, number, a=alias_number)
+        status = await asyncio.shield(added)
+        if status != Status.OK:  # the switch never had it
+            self._forget(port)
+            raise Refusal("limit", f"the switch takes no further port ({Status(status).name})")
+        if joined is not None and await asyncio.shield(joined) != Status.OK:
+            self.remove(port, Reason.GONE, 0)
+            raise Refusal("limit", f"alias {alias!r} takes no further member")
+        if port.state is not PortState.UP:  # its ring held nonsense from the beginning
+            raise Refusal("invalid", "the segment holds what cannot be")
+        if alias is not None:
+            self._members.setdefault(alias, {})[number] = port
+        return port
+
+    def resume(self, port: BoardPort) -> asyncio.Future[int]:
+        """An adopted port has renewed what it had: its records may move."""
+        return self._command(Command.RESUME, port.number)
+
+    def drain(self, port: BoardPort) -> asyncio.Future[int] | None:
+        """Takes a port out of its alias; None when it is in none."""
+        if port.state is not PortState.UP:
+            return None
+        port.state = PortState.DRAINING
+        if port.alias is None:
+            return None
+        self._leave_members(port)
+        number = self._aliases.hold(port.alias)
+        self._aliases.drop(port.alias)  # the membership's own hold ends when the port is reaped
+        assert number is not None
+        return self._command(Command.LEAVE_ALIAS, port.number, a=number)
+
+    def remove(self, port: BoardPort, reason: Reason, wait_ms: int) -> asyncio.Future[None]:
+        """Begins the end of a port: it is no longer found, what it had sent is moved. Done when it is reaped."""
+        if port.reaped is None:
+            port.reaped = asyncio.get_running_loop().create_future()
+            if port.state is not PortState.GONE:
+                self._unlist(port, PortState.CLOSING)
+                port.removed = self._command(Command.REMOVE_PORT, port.number, a=int(reason), b=wait_ms)
+            else:
+                port.reaped.set_result(None)
+        return port.reaped
+
+    def on_violation(self, number: int, what: int) -> None:
+        """The switch closes a port; GONE follows."""
+        port = self._ports.get(number)
+        if port is not None:
+            if port.reaped is None:
+                port.reaped = asyncio.get_running_loop().create_future()
+            self._unlist(port, PortState.CLOSING)
+            self.violated(port, what)
+
+    def on_gone(self, number: int) -> None:
+        """The switch has nothing left of a port."""
+        port = self._ports.get(number)
+        if port is not None:
+            self._forget(port)
+
+    def _forget(self, port: BoardPort) -> None:
+        self._unlist(port, PortState.GONE)
+        del self._ports[port.number]
+        self._numbers.give(port.number)
+        if port.alias is not None:
+            self._aliases.drop(port.alias)
+        for handle in port.handles.values():
+            self._drop(handle)
+        for topic in port.topics.values():
+            self._drop_subscriber(topic)
+        port.handles.clear()
+        port.topics.clear()
+        port.switch_port.free()
+        if port.reaped is not None and not port.reaped.done():
+            port.reaped.set_result(None)
+
+    def _unlist(self, port: BoardPort, state: PortState) -> None:
+        port.state = state
+        self._leave_members(port)
+        if self._by_uuid.get(port.uuid) is port:
+            del self._by_uuid[port.uuid]
+
+    def _leave_members(self, port: BoardPort) -> None:
+        members = self._members.get(port.alias or "")
+        if members is not None and members.pop(port.number, None) is not None and not members:
+            del self._members[port.alias or ""]
+
+    def _principal(self, principal: Principal) -> int:
+        number = self._principals.get(principal.uri)
+        if number is None:
+            number = len(self._principal_uris)
+            if number > _MAX_PRINCIPALS:
+                raise Refusal("limit", "this Vnet has seen too many principals")
+            self._principals[principal.uri] = number
+            self._principal_uris.append(principal.uri)
+        return number
+
+    # ── handles ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def grant(
+        self, port: BoardPort, slot: int, generation: int, kind: str, name: str, action: str
+    ) -> asyncio.Future[int]:
+        """Gives a handle; the future is the switch's status. Raises Refusal, or Violation."""
+        _check_slot(slot, generation)
+        if slot in port.handles:
+            raise Refusal("stale", f"slot {slot} is in use; release it first")
+        last = port.generations.get(slot)
+        if last is not None and not 0 < (generation - last) % _GENERATIONS < _GENERATIONS // 2:
+            raise Refusal("stale", f"slot {slot} was granted with generation {last} already")
+        target, number, held = self._target(port, kind, name, action)
+        handle = Handle(generation, target, held)
+        port.handles[slot] = handle
+        port.generations[slot] = generation
+        answer = self._command(Command.GRANT, port.number, slot | generation << 16, int(target), number)
+
+        def granted(answer: asyncio.Future[int]) -> None:
+            refused = answer.cancelled() or answer.exception() is not None or answer.result() != Status.OK
+            if refused and port.handles.get(slot) is handle:
+                del port.handles[slot]
+                self._drop(handle)
+
+        answer.add_done_callback(granted)
+        return answer
+
+    def release(self, port: BoardPort, slot: int, generation: int) -> asyncio.Future[int]:
+        """Takes a handle back. Raises Refusal for one that is not there, or Violation."""
+        _check_slot(slot, generation)
+        handle = port.handles.get(slot)
+        if handle is None or handle.generation != generation:
+            raise Refusal("stale", f"slot {slot} has no handle of generation {generation}")
+        del port.handles[slot]
+        answer = self._command(Command.REVOKE, port.number, slot | generation << 16, int(SlotState.OPEN))
+        answer.add_done_callback(lambda answer: self._drop(handle))
+        return answer
+
+    def _target(self, port: BoardPort, kind: str, name: str, action: str) -> tuple[Target, int, str | None]:
+        """Kind and number of a destination, and the name that is now held."""
+        match kind, action:
+            case "topic", "publish":
+                _checked(check_topic, name)
+                self.require(port, Action.PUBLISH, Resource(kind=ResourceKind.TOPIC, name=name))
+                return Target.TOPIC, _held(self._topics, name, "topics (setting max_topics)"), name
+            case "alias", "send" | "request":
+                _checked(check_alias, name)
+                self.require(port, Action(action), Resource(kind=ResourceKind.ALIAS, name=name))
+                if name not in self._members:
+                    raise Refusal("not-found", f"nobody has the alias {name!r}")
+                return Target.ALIAS, _held(self._aliases, name, "aliases (setting max_aliases)"), name
+            case "uuid", "send" | "request":
+                to = self._by_uuid.get(_uuid(name))
+                if to is None or (to.state is PortState.DRAINING and to is not port):  # that one takes nothing new
+                    raise Refusal("not-found", f"nobody has the uuid {name}")
+                self.require(port, Action(action), Resource(kind=ResourceKind.VNIC, name=to.principal.uri))
+                return Target.PORT, to.number, None
+            case _:
+                raise Refusal("invalid", f"no handle is for {action!r} on {kind!r}")
+
+    def require(self, port: BoardPort, action: Action, resource: Resource) -> None:
+        """Raises Refusal unless the provider allows it."""
+        if not self._authorize(port.principal, action, resource):
+            raise Refusal("not-authorized", "", (port.principal.uri, action.value, str(resource)))
+
+    def _drop(self, handle: Handle) -> None:
+        if handle.name is not None:
+            (self._topics if handle.target is Target.TOPIC else self._aliases).drop(handle.name)
+            handle.name = None
+
+    # ── topics ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def subscribe(self, port: BoardPort, topic: str, number: int, renew: bool = False) -> asyncio.Future[int]:
+        """`renew`: the count of missed publications goes on. Raises Refusal, or Violation."""
+        if not 0 <= number < TOPICS:
+            raise Violation(f"topic number {number}")
+        _checked(check_topic, topic)
+        if number in port.topics:
+            raise Refusal("stale", f"topic number {number} is in use")
+        self.require(port, Action.SUBSCRIBE, Resource(kind=ResourceKind.TOPIC, name=topic))
+        index = _held(self._topics, topic, "topics (setting max_topics)")
+        port.topics[number] = topic
+        self._subscribers[topic] = self._subscribers.get(topic, 0) + 1
+        answer = self._command(Command.SUBSCRIBE, port.number, index, number, int(renew))
+
+        def subscribed(answer: asyncio.Future[int]) -> None:
+            refused = answer.cancelled() or answer.exception() is not None or answer.result() != Status.OK
+            if refused and port.topics.pop(number, None) is not None:
+                self._drop_subscriber(topic)
+
+        answer.add_done_callback(subscribed)
+        return answer
+
+    def unsubscribe(self, port: BoardPort, number: int) -> asyncio.Future[int]:
+        """Raises Refusal for a number without a subscription, or Violation."""
+        if not 0 <= number < TOPICS:
+            raise Violation(f"topic number {number}")
+        topic = port.topics.pop(number, None)
+        if topic is None:
+            raise Refusal("stale", f"topic number {number} has no subscription")
+        index = _held(self._topics, topic, "")
+        self._topics.drop(topic)
+        answer = self._command(Command.UNSUBSCRIBE, port.number, index, number)
+        answer.add_done_callback(lambda answer: self._drop_subscriber(topic))
+        return answer
+
+    def _drop_subscriber(self, topic: str) -> None:
+        self._topics.drop(topic)
+        self._subscribers[topic] -= 1
+        if not self._subscribers[topic]:
+            del self._subscribers[topic]
+
+    def _command(
+        self, kind: Command, port: int, a: int = 0, b: int = 0, c: int = 0, pointer: SwitchPort | None = None
+    ) -> asyncio.Future[int]:
+        assert self._thread is not None
+        return self._thread.command(kind, port, a, b, c, 0, pointer)
+
+
+def _check_slot(slot: int, generation: int) -> None:
+    if not (0 <= slot < SLOTS and 0 <= generation < _GENERATIONS):
+        raise Violation(f"handle slot {slot}, generation {generation}")
+
+
+def _checked(check: Callable[[str], str], name: str) -> None:
+    try:
+        check(name)
+    except ValueError as error:
+        raise Refusal("invalid", str(error)) from error
+
+
+def _held(names: Names, name: str, what: str) -> int:
+    number = names.hold(name)
+    if number is None:
+        raise Refusal("limit", f"this Vnet has too many {what}")
+    return number
+
+
+def _uuid(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise Refusal("invalid", f"{text[:64]!r} is no uuid") from error

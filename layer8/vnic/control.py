@@ -1,0 +1,126 @@
+"""A control connection without a port, for tools: it asks the Vnet and waits for the answer."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+from typing import Self
+from uuid import UUID, uuid4
+
+import msgspec
+
+from layer8.errors import Closed, Layer8Error, NotFound, Unreachable
+from layer8.health_record import HealthRecord
+from layer8.names import check_timeout, destination
+from layer8.protocol.control import Done, Failed, Find, Health, Topics, Wire
+from layer8.rendezvous import candidates
+from layer8.security.loader import load_provider
+from layer8.security.provider import SecurityProvider
+from layer8.vnic.attachment import observe
+from layer8.vnic.connection import ConnectionLost
+from layer8.vnic.refusals import error_of_failed
+from layer8.vnic.waiting import FOREVER, SLICE, Timeout, deadline_after, remaining, resolve
+
+
+class ControlClient:
+    """Asks a Vnet without being a Vnic: `request`, `health`, `topics`, `find`. One question at a time, any thread.
+
+    `vnet`, `security`, `attach_timeout`: as for Vnic. `timeout`: seconds to wait for each answer, None for ever.
+    Raises VnetNotFound, SecurityMismatch, NotAuthorized.
+    """
+
+    def __init__(
+        self,
+        vnet: str = "default",
+        *,
+        security: SecurityProvider | str | None = None,
+        timeout: float | None = 5.0,
+        attach_timeout: float | None = 1.0,
+    ) -> None:
+        self._timeout = check_timeout(timeout)
+        self._lock = threading.RLock()
+        self._ids = 0
+        self._closed = False
+        self._connection = observe(candidates(vnet), load_provider(security), uuid4(), check_timeout(attach_timeout))
+
+    def request(self, message: Wire, timeout: Timeout = ...) -> Done:
+        """Sends a control request (its `id` is set here) and returns the answer.
+
+        Raises what the Vnet's refusal stands for, TimeoutError without an answer, Unreachable when the Vnet is gone.
+        """
+        answer = self._ask(message, deadline_after(resolve(timeout, self._timeout)))
+        if isinstance(answer, Failed):
+            about = str(getattr(message, "to", "") or getattr(message, "name", "") or "the Vnet")
+            raise error_of_failed(answer, about, "this process")
+        return answer
+
+    def health(self, **filters: object) -> tuple[HealthRecord, ...]:
+        """The records of the overlay, in order of uuid; `filters`: fields and their values (alias="store")."""
+        wanted = {name: str(value) for name, value in filters.items()}
+        found: list[HealthRecord] = []
+        after: UUID | None = None
+        while True:
+            page = self.request(Health(id=0, after=after, filters=wanted))
+            found.extend(page.records)
+            if not page.more or not page.records:
+                return tuple(found)
+            after = page.records[-1].uuid
+
+    def topics(self) -> tuple[tuple[str, int], ...]:
+        """The topics that somebody subscribes to, each with its number of subscribers."""
+        found: list[tuple[str, int]] = []
+        while True:
+            page = self.request(Topics(id=0, after=found[-1][0] if found else ""))
+            found.extend(page.topics)
+            if not page.more or not page.topics:
+                return tuple(found)
+
+    def find(self, to: UUID | HealthRecord | str, *, timeout: float | None = 0.0) -> HealthRecord:
+        """One Vnic of this alias or uuid that is up; waits up to `timeout` seconds for it. Raises NotFound."""
+        name = destination(to)
+        deadline = deadline_after(check_timeout(timeout))
+        while True:
+            wait = min(remaining(deadline), 5.0)
+            message = Find(id=0, to=str(name), is_uuid=isinstance(name, UUID), timeout=wait)
+            limit = FOREVER if self._timeout is None else wait + self._timeout
+            try:
+                done = self.request(message, None if limit == FOREVER else limit)
+            except NotFound:
+                if remaining(deadline) > 0:
+                    continue
+                raise NotFound(name) from None
+            if done.record is None:
+                raise Layer8Error("the Vnet answered without a record")
+            return done.record
+
+    def _ask(self, message: Wire, deadline: float) -> Done | Failed:
+        with self._lock:
+            if self._closed:
+                raise Closed("this ControlClient")
+            self._ids += 1
+            try:
+                self._connection.send(msgspec.structs.replace(message, id=self._ids))
+                while True:
+                    for answer, _ in self._connection.receive():
+                        if isinstance(answer, (Done, Failed)) and answer.id == self._ids:
+                            return answer
+                    left = remaining(deadline)
+                    if left == 0:
+                        raise TimeoutError("the Vnet did not answer in time")
+                    self._connection.wait(min(SLICE, left))
+            except ConnectionLost as error:
+                raise Unreachable("the Vnet", error.reason) from None
+
+    def close(self) -> None:
+        """Ends the connection. Safe twice."""
+        with self._lock:
+            self._closed = True
+            self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,506 @@
+"""The inside of a Vnic: its states, its threads, and who owns what. All transitions stand here.
+
+                      look_again + found
+         (made) ─────────────────────────▶ attached ◀──────────────────────────┐
+                                              │  │                             │ found: the same segment, handles and
+                  Stopping: nothing new goes  │  │ end of the connection       │ subscriptions renewed; else a fresh
+                  out, what comes is read     ▼  ▼                             │ one, subscriptions asked again
+                                              away ──(keeper, every 10 to 500 ms)
+                                              │
+         close(), forgotten, atexit ──────────┴──▶ closed      from every state, for good; a child made by fork
+                                                               begins in it
+
+    draining        beside the state: nobody new is sent here; loops end when the ring is empty
+
+What happens when the Vnet is lost, in this order (`lost`):
+    1. nothing new is accepted: the hot path is cut, `presence` says away, the port is shut (sends wait)
+    2. nobody begins to read the ring; whoever waits in it comes back and waits for step 5
+    3. the rest of the ring is read: messages to their queues, replies to their calls; requests fail, as `unknown`
+    4. the connection is given back; segment, port and handles are kept, with what stands in transmit and hold ring
+    5. a Vnet adopts the segment: handles and subscriptions are renewed, Resume, and when its records move the port is
+       opened again. A handle that is not renewed is gone; what was sent under it comes back as `unknown`
+       Or no Vnet does (`_let_go`): what stands in the rings is reported `unknown`, once a message, handles are
+       forgotten, and the next attach is with a fresh segment
+
+Who owns what:
+    Vnic (the program's)       the public face; the only owner of a Core that does not keep it alive by itself
+    Core                       everything here; held by its threads too, so it ends by `close`, not by being forgotten
+    keeper thread              receives from the control connection, re-attaches, gives attachments back
+    dispatcher thread          runs handlers; exists from the first handler on
+    whoever waits              reads the ring (`inbox`)
+    Presence.lock              the Vnic's own lock: a few statements at a time, never while anything is waited for
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import math
+import os
+import random
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID, uuid4
+
+from layer8.dataplane import Flag, Kind, Record, Status
+from layer8.errors import Closed, Layer8Error, Unreachable, VnetNotFound
+from layer8.message import Message, Undeliverable
+from layer8.protocol.control import Detach, Draining, Failed, Resume, WhoIs
+from layer8.rendezvous import candidates
+from layer8.security.provider import SecurityProvider
+from layer8.vnic.attachment import (
+    ADOPT_SECONDS,
+    HANDSHAKE_SECONDS,
+    RING_BYTES,
+    Attachment,
+    NotAdopted,
+    attach,
+    attach_again,
+)
+from layer8.vnic.calls import Calls
+from layer8.vnic.connection import ConnectionLost
+from layer8.vnic.dispatcher import Dispatcher
+from layer8.vnic.inbox import Inbox
+from layer8.vnic.keeper import Keeper
+from layer8.vnic.outbox import Outbox
+from layer8.vnic.presence import Presence
+from layer8.vnic.questions import Answer, Questions
+from layer8.vnic.queues import Queue
+from layer8.vnic.records import Records
+from layer8.vnic.refusals import UNKNOWN, error_of_failed
+from layer8.vnic.replies import Replies
+from layer8.vnic.topics import Interest, Topics
+from layer8.vnic.waiting import deadline_after, remaining, slice_of
+
+_logger = logging.getLogger("layer8.vnic")
+
+_AT_EXIT_SECONDS = 1.0
+_AGAIN_SECONDS = 3.0  # that a Vnet may take for each step of re-attaching
+_REST_SECONDS = 5.0  # for a reader that a signal handler keeps from leaving the old ring
+_QUICK_LOOKS = 4  # at a socket; afterwards nobody listens there, most likely
+_LOOK_SECONDS = 1.0
+_REPORT_EVERY = 5.0  # seconds between two warnings about messages that did not arrive
+
+
+class Core:
+    """See the head of this module. Raises what `attach` raises."""
+
+    def __init__(
+        self,
+        alias: str | None,
+        *,
+        vnet: str,
+        security: SecurityProvider,
+        timeout: float | None,
+        attach_timeout: float | None,
+        ring_bytes: int | None,
+        spin_us: int,
+    ) -> None:
+        self.uuid: UUID = uuid4()
+        self.alias = alias
+        self.timeout = timeout
+        self._security = security
+        self._paths = candidates(vnet)
+        self._ring_bytes = ring_bytes or RING_BYTES
+        self._spin_us = spin_us
+        name = f"layer8-{alias or self.uuid.hex[:8]}"
+        self.presence = Presence(f"Vnic {alias!r}" if alias else f"Vnic {self.uuid}")
+        self.questions = Questions(self.presence)
+        self.outbox = Outbox(self.presence, self.questions, lambda outgoing: self.keeper.push_later(outgoing))
+        self.calls = Calls()
+        self.dispatcher = Dispatcher(f"{name}-handlers")
+        messages: Queue[Message] = Queue()
+        self.topics = Topics(self.presence, self.questions, messages)
+        self.records = Records(
+            messages,
+            self.dispatcher.jobs,
+            self.topics,
+            self.calls,
+            self.outbox.handles.name_of,
+            functools.partial(_who_is, weakref.ref(self)),
+            self._report,
+        )
+        self.inbox = Inbox(self.presence, messages, self.dispatcher.jobs, self.records)
+        self._replies: Replies | None = None
+        self._current: Attachment | None = None  # also while its Vnet is stopping
+        self._kept: Attachment | None = None  # of a Vnet that is gone; its port is for the next one
+        self._looked_at: tuple[object, ...] = ()
+        self._looks = 0
+        self._look_at = 0.0
+        self._secret = b""  # by which a later Vnet knows us
+        self._unreported = 0
+        self._reported_at = -math.inf
+        self.undeliverable = 0
+        self.attachments = 0
+        attachment = self._attach(attach_timeout)
+        self.keeper = Keeper(self, self.questions, f"{name}-keeper")
+        self._install(attachment)
+        _open_cores.add(self)
+        self.keeper.start(attachment)
+
+    # ── attached ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _attach(self, timeout: float | None) -> Attachment:
+        keeper: Keeper | None = getattr(self, "keeper", None)
+        return attach(
+            self._paths,
+            self._security,
+            uuid=self.uuid,
+            alias=self.alias,
+            ring_bytes=self._ring_bytes,
+            spin_us=self._spin_us,
+            timeout=timeout,
+            patience=HANDSHAKE_SECONDS if keeper is None else _AGAIN_SECONDS,
+            wake=None if keeper is None else keeper.wake_fd,
+            stopped=lambda: keeper is not None and keeper.is_stopped,
+            resume=self._secret,
+        )
+
+    def _install(self, attachment: Attachment) -> bool:
+        replies = Replies(attachment, self.presence, self.outbox.room, self.timeout, self.keeper.push_later)
+        self._replies = replies
+        self.records.attach(attachment, replies)
+        self.inbox.attach(attachment)
+        if not self.presence.attach(attachment):
+            self.inbox.leave()
+            return False
+        self._current = attachment
+        self._kept = None
+        self._secret = attachment.attached.resume
+        self.attachments += 1
+        vnet, how = attachment.challenge, "goes on with" if attachment.adopted else "is attached to"
+        _logger.info("%s %s Vnet %s (%s)", self.presence.what, how, vnet.name, vnet.vnet)
+        return True
+
+    def look_again(self) -> Attachment:
+        """One look for a Vnet; as long as the sockets are what they were, a thorough one now and then only."""
+        places, now = _signatures(self._paths), time.monotonic()
+        if places != self._looked_at:
+            self._looked_at, self._looks = places, 0
+        self._looks += 1
+        if self._looks > _QUICK_LOOKS and now < self._look_at:
+            raise VnetNotFound(tuple(map(str, self._paths)))
+        self._look_at = now + _LOOK_SECONDS * random.uniform(0.5, 1.0)
+        if self._kept is not None:
+            keeper = self.keeper
+            try:
+                return attach_again(
+                    self._kept,
+                    self._paths,
+                    self._security,
+                    uuid=self.uuid,
+                    alias=self.alias,
+                    wake=keeper.wake_fd,
+                    stopped=lambda: keeper.is_stopped,
+                )
+            except NotAdopted as refusal:
+                _logger.warning("%s begins anew: %s", self.presence.what, refusal)
+                self._let_go(self._kept)
+        return self._attach(0.0)
+
+    def found(self, attachment: Attachment) -> bool:
+        """Asks for what it had again, then goes on here. False: the Vnic was closed meanwhile."""
+        handles = self.outbox.handles.renewals() if attachment.adopted else []
+        interests = self.topics.all() if not self.presence.draining else []
+        deadline = time.monotonic() + _AGAIN_SECONDS + (len(interests) + len(handles)) * 0.01
+        if attachment.adopted:  # the Vnet waits for others, too
+            deadline += ADOPT_SECONDS
+        try:
+            self._renew_subscriptions(attachment, interests, deadline)
+            if self.presence.draining:
+                self.keeper.ask(attachment, Draining(id=0), deadline)
+            if attachment.adopted:
+                answers = self.keeper.ask_all(attachment, [question for _, question in handles], deadline)
+                for (handle, _), answer in zip(handles, answers, strict=True):
+                    _check_stopping(answer)
+                    self.outbox.handles.renew(attachment, handle, not isinstance(answer, Failed))
+                self.outbox.handles.renewed()
+                answer = self.keeper.ask(attachment, Resume(id=0), deadline)
+                if isinstance(answer, Failed):
+                    raise ConnectionLost(f"the Vnet does not go on with this port: {answer.text}")
+                attachment.port.reopen()
+        except BaseException:
+            self.give_back(attachment)
+            raise
+        if not self._install(attachment):
+            return False
+        self.topics.forget_closed(interests, attachment)
+        return True
+
+    def _renew_subscriptions(self, attachment: Attachment, interests: list[Interest], deadline: float) -> None:
+        questions = [self.topics.question(interest, attachment.adopted) for interest in interests]
+        for interest, answer in zip(interests, self.keeper.ask_all(attachment, questions, deadline), strict=True):
+            _check_stopping(answer)
+            if isinstance(answer, Failed):
+                why = answer.text or answer.code
+                _logger.warning("the subscription of %r was refused: %s", interest.topic, why)
+            else:
+                interest.confirm(attachment)
+
+    # ── away ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def stopping(self, attachment: Attachment) -> None:
+        """The Vnet stops: it delivers what it has and takes nothing new."""
+        self.presence.leave()
+        self.outbox.forget_last()
+        self.questions.lose(attachment)
+
+    def lost(self, attachment: Attachment, reason: str) -> None:
+        """The Vnet is gone; the keeper calls this, in order of the head of this module."""
+        if self.presence.ended is None:
+            _logger.info("%s has lost its Vnet (%s) and looks for it", self.presence.what, reason)
+        attachment.lost = True
+        self.presence.leave()
+        self.outbox.forget_last()
+        attachment.port.shut(Status.AWAY)
+        self.inbox.leave()
+        self.questions.lose(attachment)
+        self.topics.lose()
+        self.inbox.take_rest(attachment.port, _REST_SECONDS)  # what that cannot reach is read when the port goes on
+        self.calls.lose(attachment)
+        self.records.settle()
+        self._kept = attachment
+        self.give_back(attachment)
+        if attachment.spoiled:
+            self._let_go(attachment)
+        self.inbox.wake_all()
+
+    def _let_go(self, attachment: Attachment) -> None:
+        """Nobody adopts this segment. What stands in it is reported; the next attach begins with a fresh one."""
+        self._kept = None
+        self.outbox.handles.lose()
+        attachment.port.shut()
+        # A Vnet that only closed the port may have written something more.
+        if not self.inbox.take_rest(attachment.port, _REST_SECONDS):
+            _logger.warning("%s: a reader is busy elsewhere; what was unread is lost", self.presence.what)
+        for undeliverable in self.records.reports_of(self._stranded(attachment)):
+            self.undeliverable += 1
+            step, item = self.records.reporting(undeliverable)
+            step(item)
+        self.records.settle()
+        self.records.forget_reports()
+        self.records.leave()
+        attachment.close()
+        self.inbox.wake_all()
+
+    def give_back(self, attachment: Attachment) -> None:
+        """Nobody shall use it any more. A port that is kept for the next Vnet stays; the memory of another goes with
+        the last thread that uses it."""
+        attachment.lost = True
+        self.questions.lose(attachment)
+        if self._kept is not None and self._kept.port is attachment.port and self.presence.ended is None:
+            attachment.connection.close()
+        else:
+            attachment.close()
+        if self._current is attachment:
+            self._current = None
+            self.inbox.leave()
+            if self._kept is None:
+                self.records.leave()
+        if self._replies is not None:
+            self._replies.close()
+
+    @property
+    def is_closed(self) -> bool:
+        return self.presence.ended is not None
+
+    @property
+    def crowd(self) -> int:
+        """Vnics of this process."""
+        return len(_open_cores)
+
+    def failed(self) -> None:
+        """The keeper cannot go on. Better closed than attached to nothing."""
+        self.presence.end(f"{self.presence.what}, whose keeper has failed (see the log),")
+        self.inbox.wake_all()
+
+    def _stranded(self, attachment: Attachment) -> list[Undeliverable]:
+        """The messages that the Vnet may or may not have moved. Requests are not among them: their calls fail."""
+        found = []
+        for record in attachment.port.stranded():
+            if record.kind in (Kind.UNICAST, Kind.PUBLISH) and record.flags & Flag.LAST:
+                to = self.outbox.handles.name_of(record.slot | record.generation << 16)
+                found.append(Undeliverable("" if to is None else to, _sequence_of(record), UNKNOWN, _size_of(record)))
+        return found
+
+    # ── closed ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def drain(self) -> None:
+        """Takes no new messages: leaves alias and topics; loops end when the ring is empty."""
+        self.presence.check_open()
+        deadline = deadline_after(self.timeout)
+        attachment = self.presence.attachment
+        self.topics.unsubscribe_all()
+        if attachment is not None:
+            answer = self.questions.ask_any(Draining(id=0), deadline)
+            if isinstance(answer, Failed):
+                raise error_of_failed(answer, "the Vnet", attachment.attached.principal, "drain")
+        self.presence.drain()
+        self.inbox.wake_all()
+
+    def close(self, timeout: float | None) -> None:
+        """Says goodbye and gives everything back. Safe twice, from any thread, from a handler."""
+        attachment, current = self.presence.attachment, self._current
+        if not self.presence.end(self.presence.what):
+            return
+        deadline = deadline_after(timeout)
+        try:
+            self.outbox.forget_last()
+            self.inbox.leave()
+            self.calls.fail_all(Closed(self.presence.what))
+            self.inbox.wake_all()
+            if current is not None:
+                current.port.shut()
+            if attachment is not None and remaining(deadline):
+                self._detach(attachment, deadline)
+            self.dispatcher.join(min(remaining(deadline), 1e6))
+        finally:
+            self.presence.leave()
+            self.outbox.handles.lose()
+            self.keeper.stop()
+            self.keeper.join(min(remaining(deadline), 1e6))
+            _open_cores.discard(self)
+            kept, self._kept = self._kept, None
+            if kept is not None:
+                kept.close()
+            self._forget()
+        _logger.info("%s is closed", self.presence.what)
+
+    def _forget(self) -> None:
+        """What was not taken is gone. Messages know no collector, so nothing that holds one may stay in a circle."""
+        for queue in self.inbox.queues:
+            queue.items.clear()
+        self.inbox.forget()
+        self.topics.lose()
+
+    def _detach(self, attachment: Attachment, deadline: float) -> None:
+        """The Vnet moves what still stands in the transmit ring, then answers."""
+        try:
+            self.questions.ask(attachment, Detach(id=0), deadline)
+        except ConnectionLost:
+            pass
+
+    def abandon(self) -> None:
+        """The program has forgotten the Vnic: ends it without waiting for anything."""
+        if self.presence.ended is None:
+            self.close(0.0)
+
+    def forked(self) -> None:
+        """In the child: the descriptors are closed, nothing is said to the Vnet, every use raises Closed."""
+        if self.presence.ended is not None:
+            return
+        attachment = self._current or self._kept
+        self.presence.forked()
+        self.outbox.forget_last()
+        self.inbox.forked()
+        self.dispatcher.forked()
+        self.keeper.forked()
+        if attachment is not None:
+            attachment.connection.close()
+            attachment.segment.close()
+
+    def wait_closed(self, ended: threading.Event, deadline: float) -> bool:
+        """Until `ended` is set or the Vnic is closed. False: the deadline came first."""
+        while not ended.is_set() and self.presence.ended is None:
+            seconds = slice_of(deadline)
+            if seconds == 0:
+                return False
+            ended.wait(seconds)
+        return True
+
+    # ── small questions ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def who_is(self, attachment: Attachment, number: int) -> str:
+        """The principal behind a number of this attachment. Raises Unreachable when its Vnet is gone."""
+        known = attachment.principals.get(number)
+        if known is None:
+            self.presence.check_open()
+            try:
+                answer = self.questions.ask(attachment, WhoIs(id=0, principal=number), deadline_after(self.timeout))
+            except ConnectionLost:
+                raise Unreachable("the Vnet", "the one that this message came through is gone") from None
+            if answer is None:
+                raise Unreachable("the Vnet", "it did not answer in time")
+            if isinstance(answer, Failed):
+                raise Layer8Error(f"the Vnet does not say who principal {number} is: {answer.text}")
+            known = attachment.principals[number] = answer.text
+        return known
+
+    def _report(self, undeliverable: Undeliverable) -> None:
+        """No handler is told: it is logged, now and then."""
+        self._unreported += 1
+        now = time.monotonic()
+        if now - self._reported_at >= _REPORT_EVERY:
+            self._reported_at = now
+            _logger.warning(
+                "%s: %d message(s) did not arrive, the last one to %s: %s (on_undeliverable tells of each)",
+                self.presence.what,
+                self._unreported,
+                undeliverable.to,
+                undeliverable.reason,
+            )
+            self._unreported = 0
+
+    @property
+    def replies(self) -> Replies | None:
+        return self._replies
+
+
+def _who_is(core: weakref.ref[Core], attachment: weakref.ref[Attachment], number: int) -> str:
+    present, through = core(), attachment()
+    if present is None or through is None:
+        raise Unreachable("the Vnet", "the one that this message came through is gone")
+    return present.who_is(through, number)
+
+
+def _signatures(paths: Sequence[Path]) -> tuple[object, ...]:
+    """Another one for each place where another socket stands now."""
+    found: list[object] = []
+    for path in paths:
+        try:
+            about = os.stat(path)
+            found.append((about.st_dev, about.st_ino, about.st_ctime_ns))
+        except OSError:
+            found.append(None)
+    return tuple(found)
+
+
+def _check_stopping(answer: Answer) -> None:
+    if isinstance(answer, Failed) and answer.code == "stopping":
+        raise ConnectionLost("the Vnet is stopping")
+
+
+def _sequence_of(record: Record) -> int:
+    """What send returned for the message that this record ends."""
+    return record.correlation if record.fragments > 1 else record.sequence
+
+
+def _size_of(record: Record) -> int:
+    """Bytes of its payload; of a message in fragments the last one counts for a whole one."""
+    if record.fragments > 1:
+        return (record.fragments - 1) * 65536 + record.length
+    return record.length - record.headers
+
+
+# ── the process ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_open_cores: weakref.WeakSet[Core] = weakref.WeakSet()
+
+
+def _fork_in_child() -> None:
+    for core in list(_open_cores):
+        core.forked()
+    _open_cores.clear()
+
+
+def _close_at_exit() -> None:
+    for core in list(_open_cores):
+        core.close(_AT_EXIT_SECONDS)
+
+
+os.register_at_fork(after_in_child=_fork_in_child)
+atexit.register(_close_at_exit)

@@ -1,0 +1,93 @@
+"""adoption.py [PORTS [ROUNDS]]: how long Vnics are without a Vnet when it is killed and started again.
+
+PORTS Vnics (100) in ten processes, each of which sends itself a message as soon as that can be. Time counts from the
+start of the next Vnet's process, Python's own start included.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import threading
+import time
+
+from layer8 import Vnic
+from layer8.testing import running_vnet
+
+PROCESSES = 10
+
+
+def part(count: int) -> None:
+    """One of the ten."""
+    vnics = [Vnic(ring_bytes=512 << 10, timeout=60, attach_timeout=60) for _ in range(count)]
+    for vnic in vnics:
+        vnic.send(vnic.uuid, b"x")
+        vnic.receive()
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        got = [0.0] * count
+
+        def one(number: int, got: list[float] = got) -> None:
+            vnic = vnics[number]
+            while vnic.state == "attached":
+                time.sleep(0.005)
+            vnic.send(vnic.uuid, b"y", timeout=60)
+            vnic.receive(60)
+            got[number] = time.monotonic()
+
+        threads = [threading.Thread(target=one, args=(number,)) for number in range(count)]
+        for thread in threads:
+            thread.start()
+        print("armed", flush=True)
+        for thread in threads:
+            thread.join()
+        print(*got, flush=True)
+
+
+def main(ports: int, rounds: int) -> None:
+    with running_vnet(config={"max_ports": 65535, "ports_per_uid": 65535, "bytes_per_uid": 1 << 40}) as vnet:
+        parts = [
+            subprocess.Popen(
+                [sys.executable, __file__, "part", str(ports // PROCESSES)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                env=vnet.environ,
+            )
+            for _ in range(PROCESSES)
+        ]
+
+        def lines() -> list[str]:
+            return [process.stdout.readline() for process in parts if process.stdout is not None]
+
+        try:
+            lines()
+            for _ in range(rounds):
+                for process in parts:
+                    assert process.stdin is not None
+                    process.stdin.write("go\n")
+                    process.stdin.flush()
+                lines()
+                vnet.kill()
+                time.sleep(0.2)
+                started = time.monotonic()
+                vnet.restart()
+                ready = time.monotonic() - started
+                got = [float(moment) - started for line in lines() for moment in line.split()]
+                print(
+                    f"{len(got)} ports: the Vnet accepts after {ready:.2f} s, "
+                    f"first message after {statistics.median(got):.2f} s (median), {max(got):.2f} s (last)"
+                )
+        finally:
+            for process in parts:
+                process.kill()
+                process.communicate()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["part"]:
+        part(int(sys.argv[2]))
+    else:
+        numbers = [int(argument) for argument in sys.argv[1:3]]
+        main(*(numbers + [100, 3][len(numbers) :]))

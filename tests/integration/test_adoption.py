@@ -1,0 +1,247 @@
+"""A Vnet is killed under load, again and again, and the books of senders and receivers must agree.
+
+The bookkeeping is the programs' own: what each sender was told, and what each receiver got. LAYER8_ADOPTION_KILLS: how
+often the Vnet is killed (scripts/adoption-soak). LAYER8_KILL_POINTS_MODULE: where a layer8 with kill points
+stands; without it there are no tests at kill points. LAYER8_KILL_POINT_ROUNDS says how often each is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from layer8 import Vnic
+from layer8.testing import RunningVnet
+from layer8.vnet import status
+
+KILLS = int(os.environ.get("LAYER8_ADOPTION_KILLS", "8"))
+MODULE = os.environ.get("LAYER8_KILL_POINTS_MODULE", "")
+ROUNDS = int(os.environ.get("LAYER8_KILL_POINT_ROUNDS", "1"))
+POINTS = (*range(1, 12), *range(13, 17))  # KILL_POINT(n) in the C core
+RELIABLE = ("reader", "tried", "pool", "reliable")
+
+
+class Books:
+    """The programs of one storm, and what their books say in the end."""
+
+    def __init__(self, start: Callable[..., Any], directory: Path, seed: int) -> None:
+        self._directory = directory
+        self._receivers = [
+            start("ledger_receiver", str(directory / "r0"), "reader", "pool", "pool", "topics"),
+            start("ledger_receiver", str(directory / "r1"), "pool", "pool", "topics", "topics", "server"),
+        ]
+        for receiver in self._receivers:
+            receiver.wait_for("ready")
+        self._senders = [start("ledger_sender", str(directory / f"s{n}"), str(seed + n)) for n in range(2)]
+        for sender in self._senders:
+            sender.wait_for("ready")
+
+    def _read(self, program: Any, name: str) -> Any:
+        program.tell("report")
+        program.wait_for("done")
+        return json.loads((self._directory / name).read_text())
+
+    def check(self) -> dict[str, int]:
+        """Ends the load, waits until everything has come, and compares the books. Figures of the storm."""
+        senders = [self._read(sender, f"s{n}") for n, sender in enumerate(self._senders)]
+        accepted = {(book["uuid"]): book for book in senders}
+        deadline = time.monotonic() + 30
+        while True:
+            received = [book for n, one in enumerate(self._receivers) for book in self._read(one, f"r{n}")]
+            problems = _compare(accepted, received)
+            if not problems or time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
+        senders = [self._read(sender, f"s{n}") for n, sender in enumerate(self._senders)]
+        for book in senders:
+            assert book["reported"] == [], book["reported"][:5]
+            assert book["hanging"] == [False, False]
+        assert not problems, problems[:10]
+        outcomes = Counter(outcome for book in senders for _, outcome in book["requests"])
+        assert set(outcomes) <= {"", "unknown", "Unreachable", "Backpressure"}, outcomes
+        return {
+            "accepted": sum(len(book["accepted"]) for book in senders),
+            "refused": sum(len(book["refused"]) for book in senders),
+            "requests": sum(outcomes.values()),
+            "unknown": outcomes["unknown"],
+            "doubles dropped": sum(book["doubles"] for book in received),
+            "attachments": max(book["attachments"] for book in senders),
+        }
+
+
+def _compare(senders: dict[str, Any], received: list[Any]) -> list[str]:
+    problems: list[str] = []
+    for uuid, book in senders.items():
+        known = {sequence: (name, size, check) for name, sequence, size, check in book["accepted"] if sequence}
+        tried = Counter((size, check) for name, sequence, size, check in book["accepted"] if not sequence)
+        expected = Counter(name for name, _, _, _ in book["accepted"])
+        got: Counter[str] = Counter()
+        for receiver in received:
+            last: dict[str, int] = {}
+            seen: set[int] = set()
+            for source, sequence, topic, size, check in receiver["came"]:
+                if source != uuid:
+                    continue
+                if receiver["role"] == "server":
+                    if sequence in seen:
+                        problems.append(f"request {sequence} was carried out twice")
+                    seen.add(sequence)
+                    continue
+                if sequence in known:
+                    name, *content = known[sequence]
+                    if content != [size, check]:
+                        problems.append(f"{name} {sequence} is not what was sent")
+                elif tried[size, check] > 0 and receiver["role"] == "reader":
+                    tried[size, check] -= 1
+                    name = "tried"
+                else:
+                    problems.append(f"{receiver['role']} got {sequence} ({topic!r}, {size} bytes), never accepted")
+                    continue
+                if sequence in seen:
+                    problems.append(f"{name} {sequence} came twice to {receiver['role']}")
+                seen.add(sequence)
+                order = "reader" if name == "tried" else name  # the same name, as the sender used it
+                if order != "pool" and sequence < last.get(order, 0):
+                    problems.append(f"{name} {sequence} after {last[order]} at {receiver['role']}")
+                last[order] = sequence
+                got[name] += 1
+        for name in RELIABLE:
+            copies = 3 if name == "reliable" else 1
+            if got[name] != expected[name] * copies:
+                problems.append(f"{name}: {got[name]} of {expected[name] * copies}")
+    return problems
+
+
+def test_a_vnet_killed_under_load_loses_and_doubles_nothing(
+    vnet: RunningVnet, run: Callable[..., Any], tmp_path: Path, record_property: Callable[..., None]
+) -> None:
+    chance = random.Random(KILLS)
+    books = Books(run, tmp_path, 1)
+    for _ in range(KILLS):
+        time.sleep(chance.choice([0.0, 0.05, 0.2, 0.4, 0.8]))
+        vnet.kill()
+        vnet.restart()
+    time.sleep(0.5)
+    figures = books.check()
+    print(figures)
+    record_property("storm", str(figures))
+    assert figures["attachments"] > 1
+
+
+def test_a_vnet_killed_while_it_adopts_is_followed_by_one_that_adopts(
+    vnet: RunningVnet, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    books = Books(run, tmp_path, 7)
+    time.sleep(0.3)
+    for n in range(10):
+        vnet.kill()
+        vnet.restart()
+        time.sleep(n * 0.004)  # its Vnics are on their way back
+    time.sleep(0.5)
+    print(books.check())
+
+
+def test_a_clean_restart_loses_and_doubles_nothing(
+    vnet: RunningVnet, run: Callable[..., Any], tmp_path: Path
+) -> None:
+    books = Books(run, tmp_path, 11)
+    for _ in range(2):
+        time.sleep(0.3)
+        vnet.restart()
+    time.sleep(0.3)
+    print(books.check())
+
+
+@contextlib.contextmanager
+def daemon(directory: Path, *names: str) -> Iterator[subprocess.Popen[str]]:
+    """One process with several Vnets; killed at the end."""
+    config = directory / "vnet.toml"
+    config.write_text("".join(f"[vnet.{name}]\n" for name in names))
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "layer8.cli", "vnet", "--config", str(config), "--parent", str(os.getpid())],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "XDG_RUNTIME_DIR": str(directory)},
+    )
+    try:
+        assert process.stdout is not None
+        assert any(line.strip() == "ready" for line in process.stdout)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_each_vnet_of_a_daemon_gets_its_own_vnics_back() -> None:
+    """Several Vnets die at once, and come back with what was on its way on each."""
+    directory = Path(tempfile.mkdtemp(prefix="l8-"))
+    vnics: dict[str, tuple[Vnic, Vnic]] = {}
+    try:
+        for round_ in range(3):
+            with daemon(directory, "a", "b"):
+                for name in ("a", "b"):
+                    if round_ == 0:
+                        place = str(directory / "layer8" / f"{name}.sock")
+                        vnics[name] = Vnic(vnet=place, timeout=60), Vnic("same-alias", vnet=place, timeout=60)
+                    else:
+                        got = [vnics[name][1].receive(60).payload.decode() for _ in range(50)]
+                        assert got == [f"{name} {number}" for number in range(50)]
+                    for number in range(50):
+                        vnics[name][0].send("same-alias", f"{name} {number}".encode())
+        for name, (_, receiver) in vnics.items():
+            while receiver.state != "away":
+                time.sleep(0.01)
+            came = [message.payload.decode() for message in iter(receiver.try_receive, None)]
+            assert came == [f"{name} {number}" for number in range(len(came))]
+    finally:
+        for vnic in (vnic for pair in vnics.values() for vnic in pair):
+            vnic.close()
+        for name in ("a", "b"):
+            status.remove(directory / "layer8" / f"{name}.sock")
+        shutil.rmtree(directory)
+
+
+if MODULE:  # scripts/adoption-soak has built one
+
+    @pytest.mark.parametrize("point", POINTS)
+    def test_a_vnet_killed_at_a_certain_point_loses_and_doubles_nothing(
+        vnet: RunningVnet,
+        run: Callable[..., Any],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        point: int,
+    ) -> None:
+        chance = random.Random(point)
+        monkeypatch.setattr(sys, "path", [MODULE, *sys.path])  # the Vnet's alone: ours is loaded
+        books = Books(run, tmp_path, 100 + point)
+        died = 0
+        for _ in range(ROUNDS):
+            vnet.kill()
+            monkeypatch.setenv("LAYER8_KILL_AT", f"{point}:{chance.choice([1, 3, 30, 300, 1000])}")
+            try:
+                vnet.restart()
+            except RuntimeError:  # it died before it was ready
+                died += 1
+                continue
+            deadline = time.monotonic() + 1.5
+            while vnet.pid is not None and time.monotonic() < deadline:
+                time.sleep(0.005)
+            died += vnet.pid is None
+        monkeypatch.delenv("LAYER8_KILL_AT")
+        vnet.kill()
+        vnet.restart()
+        figures = books.check()
+        print(f"point {point}: died there {died} times of {ROUNDS}", figures)

@@ -1,0 +1,195 @@
+"""A Vnet takes the ports of an earlier one over: from whom, and from whom not."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from layer8.dataplane import Port, Segment
+from layer8.health_record import State
+from layer8.protocol.control import Attached, Detach, Find, Grant, Health, Ping, Refused, Resume, Subscribe
+from layer8.rendezvous import state_directory
+from layer8.testing import RunningVnet
+
+Connect = Callable[..., Any]
+MakeSegment = Callable[[UUID], int]
+
+
+@pytest.fixture
+def make_segment() -> Iterator[MakeSegment]:
+    with ExitStack() as stack:
+        yield lambda uuid: stack.enter_context(Segment.create(512 << 10, uuid)).fd
+
+
+def receive(port: Port) -> list[bytes]:
+    for _ in range(150):
+        if count := port.receive(100, 0):
+            return [port.batch[at : at + size] for at, size, *_ in port.entries(count)]
+        port.wait_arrived(0.2)
+    raise AssertionError("nothing came")
+
+
+def entries(vnet: RunningVnet) -> int:
+    return len(list(state_directory(vnet.socket).glob("*.port")))
+
+
+def test_an_entry_lasts_as_long_as_the_port(vnet: RunningVnet, connect: Connect, until: Callable[..., None]) -> None:
+    one, other = connect(vnet), connect(vnet)
+    one.attach()
+    other.attach()
+    assert entries(vnet) == 2
+    one.ask(Detach)
+    other.close()
+    until(lambda: entries(vnet) == 0, "both forgotten")
+
+
+def test_records_stand_still_until_what_was_had_is_renewed(
+    vnet: RunningVnet, connect: Connect, make_segment: MakeSegment
+) -> None:
+    uuids = uuid4(), uuid4()
+    segments = [make_segment(uuid) for uuid in uuids]
+    first = [connect(vnet), connect(vnet)]
+    answers = [
+        raw.attach(uuid=uuid, segment=segment) for raw, uuid, segment in zip(first, uuids, segments, strict=True)
+    ]
+    first[0].ask(Grant, slot=5, generation=3, kind="uuid", name=str(uuids[1]))
+    first[1].ask(Subscribe, topic="t", number=9)
+    first[0].port.send(5 | 3 << 16, b"before", 6)
+    assert receive(first[1].port) == [b"before"]
+    assert first[1].port.receive(1, 0) == 0  # which gives the room of the batch before it back
+    vnet.kill()
+    port = first[0].port
+    assert port.send(5 | 3 << 16, b"while nobody is there", 21) == 2
+    vnet.restart()
+
+    def come_back(number: int) -> Any:
+        raw = connect(vnet)
+        attached = raw.attach(
+            uuid=uuids[number], segment=segments[number], resume=answers[number].resume, adopt=True
+        )
+        assert isinstance(attached, Attached)
+        assert attached.adopted
+        assert attached.resume == answers[number].resume
+        return raw
+
+    sender = come_back(0)
+    grant = Grant(id=70, slot=5, generation=3, kind="uuid", name=str(uuids[1]), renew=True)
+    sender.send(grant)
+    sender.ask(Ping)
+    assert 70 not in sender.answers  # it waits: the other one may come back
+    receiver = come_back(1)
+    sender.answer(70)
+    sender.send(Resume(id=71))
+    sender.ask(Ping)
+    assert 71 not in sender.answers
+    assert receiver.port.receive(10, 0) == 0
+    receiver.ask(Subscribe, topic="t", number=9, renew=True)
+    receiver.ask(Resume)
+    sender.answer(71)
+    assert receive(receiver.port) == [b"while nobody is there"]
+
+
+def test_only_who_has_the_secret_gets_the_place(
+    vnet: RunningVnet, connect: Connect, make_segment: MakeSegment, spawn: Callable[..., subprocess.Popen[str]]
+) -> None:
+    uuid = uuid4()
+    segment = make_segment(uuid)
+    secret = connect(vnet).attach(uuid=uuid, segment=segment).resume
+    vnet.kill()
+    vnet.restart()
+    for arguments in ({"resume": bytes(32)}, {"resume": bytes(32), "adopt": True}, {"resume": secret[:-1]}):
+        assert connect(vnet).attach(uuid=uuid, **arguments).code == "taken"
+    thief = spawn(
+        "import sys; from uuid import UUID; import layer8.vnic.core as core; from layer8 import Vnic\n"
+        "core.uuid4 = lambda: UUID(sys.argv[1])\n"
+        "try: Vnic(vnet=sys.argv[2])\n"
+        "except Exception as error: print(error)\n"
+        "else: print('attached')",
+        str(uuid),
+        str(vnet.socket),
+    )
+    assert thief.stdout is not None
+    assert "is kept for the Vnic that had it" in thief.stdout.readline()
+    assert entries(vnet) == 1
+    assert connect(vnet).attach(uuid=uuid, segment=segment, resume=secret, adopt=True).adopted
+
+
+def test_the_same_process_may_begin_anew_without_the_secret(vnet: RunningVnet, connect: Connect) -> None:
+    """The Vnet may have died before it could tell the secret."""
+    uuid = uuid4()
+    connect(vnet).attach(uuid=uuid)
+    vnet.kill()
+    vnet.restart()
+    again = connect(vnet)
+    assert not again.attach(uuid=uuid).adopted
+    assert entries(vnet) == 1
+
+
+@pytest.mark.parametrize("place", [0x1000, 0x1080, 0x1200, 0x1280, 0x1300, 0x1308, 0x0, 0x10, 0x48])
+def test_an_altered_segment_is_not_adopted(
+    vnet: RunningVnet, connect: Connect, make_segment: MakeSegment, place: int
+) -> None:
+    uuid = uuid4()
+    segment = make_segment(uuid)
+    secret = connect(vnet).attach(uuid=uuid, segment=segment).resume
+    vnet.kill()
+    with mmap.mmap(segment, 0) as memory:
+        memory[place : place + 8] = (0x123456789ABCDE1).to_bytes(8, "little")
+    vnet.restart()
+    refused = connect(vnet).attach(uuid=uuid, segment=segment, resume=secret, adopt=True)
+    assert isinstance(refused, Refused)
+    assert refused.code == "stale"
+    assert entries(vnet) == 1
+    again = connect(vnet).attach(uuid=uuid, resume=secret)
+    assert isinstance(again, Attached)
+    assert not again.adopted
+
+
+def test_a_foreign_segment_is_not_adopted(vnet: RunningVnet, connect: Connect, make_segment: MakeSegment) -> None:
+    uuid = uuid4()
+    secret = connect(vnet).attach(uuid=uuid).resume
+    vnet.kill()
+    vnet.restart()
+    assert connect(vnet).attach(uuid=uuid, segment=make_segment(uuid4()), resume=secret, adopt=True).code == "stale"
+
+
+def test_who_was_never_here_is_told_to_begin_anew(vnet: RunningVnet, connect: Connect) -> None:
+    assert connect(vnet).attach(resume=bytes(32), adopt=True).code == "stale"
+    attached = connect(vnet)
+    secret = attached.attach().resume
+    assert connect(vnet).attach(uuid=attached.uuid, resume=secret, adopt=True).code == "taken"  # it is here
+
+
+def test_a_receiver_that_does_not_come_back_is_waited_for_and_then_not_there(
+    vnet: RunningVnet, connect: Connect, make_segment: MakeSegment
+) -> None:
+    gone, uuid = uuid4(), uuid4()
+    segment = make_segment(uuid)
+    connect(vnet).attach(uuid=gone, alias="never-back")
+    secret = connect(vnet).attach(uuid=uuid, segment=segment).resume
+    vnet.kill()
+    vnet.restart()
+    raw = connect(vnet)
+    assert raw.attach(uuid=uuid, segment=segment, resume=secret, adopt=True).adopted
+    raw.send(Grant(id=70, slot=0, generation=1, kind="uuid", name=str(gone), renew=True))
+    raw.send(Grant(id=71, slot=1, generation=1, kind="alias", name="never-back", renew=True))
+    raw.send(Find(id=72, to="never-back", is_uuid=False))
+    raw.send(Resume(id=73))
+    (record,) = raw.ask(Health, filters={"alias": "never-back"}).records
+    assert (record.uuid, record.state) == (gone, State.UNREACHABLE)
+    assert not {70, 71, 72, 73} & set(raw.answers)
+    assert {raw.answer(number).code for number in (70, 71, 72)} == {"not-found"}
+    raw.answer(73)
+    (record,) = raw.ask(Health, filters={"alias": "never-back"}).records
+    assert record.state is State.DOWN
+    late = connect(vnet)  # its place is still its own: it is the same process
+    assert isinstance(late.attach(uuid=gone, alias="never-back"), Attached)
+    raw.ask(Grant, slot=0, generation=2, kind="uuid", name=str(gone))
+    assert os.path.exists(state_directory(vnet.socket) / f"{gone.hex}.port")
