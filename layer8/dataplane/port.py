@@ -221,9 +221,10 @@ class Port:
 
     # ── receiving ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def entries(self, count: int) -> Iterator[Entry]:
-        """The first `count` messages of the batch, as `receive` returned. Use it up before the next `receive`."""
-        return _ENTRY.iter_unpack(self._table[: count * _ENTRY.size])
+    def entries(self, count: int, begin: int = 0) -> Iterator[Entry]:
+        """The first `count` messages of the batch, as `receive` returned, without those before `begin`. Use it up
+        before the next `receive`."""
+        return _ENTRY.iter_unpack(self._table[begin * _ENTRY.size : count * _ENTRY.size])
 
     def record(self, entry: Entry) -> Record:
         """The record header of a message of this batch."""

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from layer8.vnic.dispatcher import Job
 
 _DRAINING_SLICE = 0.02  # a follower that ends when the ring is empty looks this often
+_PIECE = 32  # records: what a signal handler interrupts is built again, so a storm of signals must leave time for this
 _REPORT_EVERY = 64  # messages taken from a long queue between two reports of its fill
 
 T = TypeVar("T")
@@ -62,7 +63,8 @@ class Inbox:
         self._leader = 0  # ident of the thread that reads, 0: nobody
         self._waiting: dict[Gate, Place] = {}
         self._taken: deque[int] = deque()  # size of the batch that is in work
-        self._steps: list[Step] = []  # what is left of a batch, last first
+        self._built = 0  # records of it that became steps already
+        self._steps: list[Step] = []  # what is left of a piece of it, last first
         self._drained = False
         self._taken_since = 0
 
@@ -161,34 +163,45 @@ class Inbox:
                     return
 
     def _read(self, port: Port) -> bool:
-        """Takes one batch and puts its messages where they belong. False: the ring was empty."""
-        if not self._steps:
-            if not self._taken:
-                # One call takes the batch and notes its size: a signal handler cannot come between the two.
-                self._taken.extend(map(port.receive, (BATCH,), (self.unread(),)))
-            count = self._taken[0]
-            if count <= 0:
-                del self._taken[0]
-                return False
-            try:
-                plain = self._records.plain(port, count)
-                steps = [] if plain is not None else self._records.steps(port, count)
-            except Left:
-                del self._taken[0]
-                return False
-            if plain is not None:
-                del self._taken[0]  # and extend: no look at signals between them
-                self.messages.items.extend(plain)
-                self._after_batch()
-                return True
-            self._steps = steps
-            del self._taken[0]
+        """Takes one batch, or goes on with one, and puts its messages where they belong. False: the ring was empty."""
+        if not self._steps and not self._build(port):
+            return False
         while self._steps:
             put, item = self._steps[-1]
             del self._steps[-1]  # and put: no look at signals between them
             put(item)
         self._records.settle()
         self._after_batch()
+        return True
+
+    def _build(self, port: Port) -> bool:
+        """Makes messages of the next piece of a batch. False: the ring was empty."""
+        if not self._taken:
+            # One call takes the batch and notes its size: a signal handler cannot come between the two.
+            self._taken.extend(map(port.receive, (BATCH,), (self.unread(),)))
+        count = self._taken[0]
+        if count <= 0:
+            del self._taken[0]
+            return False
+        begin = self._built
+        end = min(count, begin + _PIECE)
+        try:
+            plain = self._records.plain(port, count) if begin == 0 else None
+            steps = [] if plain is not None else self._records.steps(port, begin, end)
+        except Left:
+            self._built = 0
+            del self._taken[0]
+            return False
+        if plain is not None:
+            del self._taken[0]  # and extend: no look at signals between them
+            self.messages.items.extend(plain)
+            return True
+        self._steps = steps  # and what follows: likewise
+        if end < count:
+            self._built = end
+        else:
+            self._built = 0
+            del self._taken[0]
         return True
 
     def _break_off(self, port: Port) -> None:
@@ -305,6 +318,7 @@ class Inbox:
         with self._lock:
             if self._leader == 0:
                 self._steps = []
+                self._built = 0
                 self._taken.clear()
 
     def forked(self) -> None:

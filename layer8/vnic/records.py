@@ -171,11 +171,11 @@ class Records:
 
     # ── everything else ────────────────────────────────────────────────────────────────────────────────────────────
 
-    def steps(self, port: Port, count: int) -> list[Step]:
-        """The batch as steps, the last one first."""
+    def steps(self, port: Port, begin: int, end: int) -> list[Step]:
+        """The records `begin` to `end` of the batch as steps, the last one first."""
         found: list[Step] = []
         expected: list[tuple[Queue[Any], int]] = []
-        for entry in port.entries(count):
+        for entry in port.entries(end, begin):
             kind = entry[2]
             if kind == _UNICAST:
                 self._for_sink(found, expected, None, *self._message(port, entry))
