@@ -27,6 +27,8 @@ from pathlib import Path
 from layer8.names import check_vnet_name
 
 VARIABLE = "LAYER8_VNET"
+VNET_PORT = 8808
+"""Where a Vnet listens for other hosts when nobody says otherwise."""
 DEFAULT_VNET = "default"
 SYSTEM_DIRECTORY = Path("/run/layer8")
 SOCKET_PATH_BYTES = 107
@@ -155,3 +157,24 @@ def _check_parent(path: Path) -> None:
 
 def _stem(socket: Path) -> str:
     return socket.name.removesuffix(".sock")
+
+
+def split_address(text: str, port: int = VNET_PORT) -> tuple[str, int]:
+    """Host and port of "host:port", "host", "[v6]:port", "[v6]" or a bare IPv6 address. `port`: without one.
+
+    The host may be empty (":8808": all addresses). Raises ValueError.
+    """
+    host, colon, number = text.strip().rpartition(":")
+    if text.startswith("[") and text.rstrip().endswith("]"):
+        host, colon, number = text.strip(), "", ""
+    elif not colon or (":" in host and not host.startswith("[")):
+        host, number = text.strip(), ""
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if any(sign.isspace() or sign in "[]/" for sign in host) or (colon and not number and not host.count(":")):
+        raise ValueError(f'{text[:64]!r} is no "host:port"')
+    if number:
+        if not (number.isascii() and number.isdigit()) or int(number) > 65535:
+            raise ValueError(f"{text[:64]!r} has a port that is none")
+        port = int(number)
+    return host, port

@@ -17,6 +17,7 @@ from layer8.rendezvous import (
     ensure_private_directory,
     lock_file,
     own_socket,
+    split_address,
     state_directory,
 )
 
@@ -196,3 +197,27 @@ def test_what_is_no_socket_of_ours_is_not_asked(short: Path, monkeypatch: pytest
             monkeypatch.setattr(os, "geteuid", lambda: short.stat().st_uid + 1)
         with pytest.raises(PermissionError, match="not asked"):
             check_socket(short / "a.sock")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("host:80", ("host", 80)),
+        ("10.0.0.1", ("10.0.0.1", rendezvous.VNET_PORT)),
+        ("[::1]:5", ("::1", 5)),
+        ("[fe80::1%eth0]", ("fe80::1%eth0", rendezvous.VNET_PORT)),
+        ("2001:db8::7", ("2001:db8::7", rendezvous.VNET_PORT)),
+        (":9", ("", 9)),
+        ("::", ("::", rendezvous.VNET_PORT)),
+    ],
+)
+def test_an_address_is_host_and_port(text: str, found: tuple[str, int]) -> None:
+    assert split_address(text) == found
+
+
+@pytest.mark.parametrize(
+    "text", ["host:", "host:port", "host:70000", "a b:1", "tls://host:1", "[::1", "[::1]x:5", "h:-1"]
+)
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        split_address(text)

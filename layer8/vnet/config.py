@@ -19,6 +19,7 @@ from pathlib import Path
 
 from layer8.errors import Layer8Error
 from layer8.names import check_vnet_name
+from layer8.rendezvous import split_address
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -44,6 +45,7 @@ class VnetConfig:
     name: str = "default"
     socket: Path | None = None  # where to listen, in place of the runtime directory
     security: str = "local"  # the Security Provider: "local", or "module:factory"
+    listen: tuple[str, ...] = ()  # "host:port", where other hosts reach this Vnet by TLS; nowhere by default
     max_message_bytes: int = 64 * _MIB
     max_ring_bytes: int = 64 * _MIB  # of a Vnic's receive ring
     max_ports: int = 1024
@@ -57,6 +59,8 @@ class VnetConfig:
     pending_per_uid: int = 256  # attaches under way
     observers_per_uid: int = 256  # control connections without a port (tools)
     finds_per_port: int = 1024  # that wait at one time
+    pending_per_address: int = 64  # connections from one address of the network that have not proved anything yet
+    pending_connections: int = 512  # the same, of all addresses
     attach_timeout: float = 3.0
     provider_timeout: float = 2.0
     provider_workers: int = 4
@@ -78,6 +82,8 @@ class Config:
     log_level: str = "info"
 
 
+_ADDRESSES = ("listen",)
+
 # Smallest and largest value of each number.
 _RANGES: Mapping[str, tuple[float, float]] = {
     "max_message_bytes": (1, _GIB),
@@ -93,6 +99,8 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "pending_per_uid": (1, 65535),
     "observers_per_uid": (0, 65535),
     "finds_per_port": (0, 1 << 20),
+    "pending_per_address": (1, 65535),
+    "pending_connections": (1, 65535),
     "attach_timeout": (0.01, 60),
     "provider_timeout": (0.01, 60),
     "provider_workers": (1, 256),
@@ -157,11 +165,27 @@ def _vnet(name: str, table: object, where: str) -> VnetConfig:
             if not isinstance(value, str) or not value:
                 raise ConfigError(f"{place}.{key}", f'{value!r} is not "local" or "module:factory"')
             values[key] = value
+        elif key in _ADDRESSES:
+            values[key] = _addresses(value, f"{place}.{key}")
         elif key in _RANGES:
             values[key] = _number(key, value, f"{place}.{key}")
         else:
-            raise ConfigError(place, f"unknown key {key!r}; known are socket, security, {', '.join(_RANGES)}")
+            known = ", ".join(("socket", "security", *_ADDRESSES, *_RANGES))
+            raise ConfigError(place, f"unknown key {key!r}; known are {known}")
     return dataclasses.replace(VnetConfig(name=name), **values)  # type: ignore[arg-type]
+
+
+def _addresses(value: object, place: str) -> tuple[str, ...]:
+    """One "host:port" or a list of them."""
+    addresses = [value] if isinstance(value, str) else value
+    if not isinstance(addresses, list) or not all(isinstance(address, str) for address in addresses):
+        raise ConfigError(place, f'{value!r} is no "host:port" and no list of them')
+    for address in addresses:
+        try:
+            split_address(address)
+        except ValueError as error:
+            raise ConfigError(place, str(error)) from error
+    return tuple(addresses)
 
 
 def _number(key: str, value: object, place: str) -> float:

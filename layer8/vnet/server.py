@@ -36,6 +36,7 @@ from layer8.vnet.admission import Admission, Newcomer
 from layer8.vnet.complaints import Complaints
 from layer8.vnet.config import VnetConfig
 from layer8.vnet.lobby import Lobby, turn_away
+from layer8.vnet.network import Network
 from layer8.vnet.place import Place
 from layer8.vnet.refusal import Refusal
 from layer8.vnet.returning import LONGEST_SECONDS, Returning
@@ -90,6 +91,7 @@ class Vnet:
         self.board = Switchboard(config, self.allowed)
         self.roster = Roster(state_directory(path))
         self.directory = Directory(socket.gethostname())
+        self.network = Network(self, loop)
         self.statistics = Statistics(self.workers, host=socket.gethostname(), vnet=config.name)
         self.stopping = False
         self.failed: asyncio.Future[int] = loop.create_future()
@@ -119,12 +121,14 @@ class Vnet:
         """Raises AlreadyRunning, PlaceError or VnetFailed, and then holds nothing."""
         self.place.open()
         try:
+            self.network.open()
             self.roster.load()
             self._returning = Returning(self.roster.awaited, self._loop.time())
             self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             self._thread = self._make_switch()
             self._status = StatusBoard(self, self._loop)
         except OSError as error:
+            self.network.stop_listening()
             self._close_reserve()
             self.place.close()
             raise VnetFailed(self.config.name, error.strerror or str(error)) from error
@@ -237,6 +241,7 @@ class Vnet:
         self.stopping = True
         self._set_accepting(False)
         self.place.stop_listening()
+        self.network.stop_listening()
         if self._status is not None:
             self._status.event("stopping")
             self._status.tick("stopping")
@@ -277,6 +282,7 @@ class Vnet:
                 while self._sessions and not thread.ended.done() and not self._hurried:
                     self._emptied.clear()
                     await self._emptied.wait()
+        await self.network.close()
         await thread.stop()
         if status is not None:
             status.close()
@@ -542,6 +548,9 @@ class Vnet:
 
     def path(self) -> Path:
         return self.place.path
+
+    def listens(self) -> tuple[str, ...]:
+        return self.network.listens
 
     def switch_counters(self) -> SwitchCounters:
         assert self._thread is not None

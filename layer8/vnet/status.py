@@ -84,6 +84,7 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_default
     started: float
     updated: float
     state: str = "running"
+    listen: tuple[str, ...] = ()  # "host:port" for other hosts
     switch: dict[str, int] = {}
     ports: tuple[PortStatus, ...] = ()
     more_ports: int = 0  # that the segment has no room for

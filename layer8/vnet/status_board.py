@@ -35,6 +35,7 @@ class Shown(Protocol):
     stopping: bool
 
     def path(self) -> Path: ...
+    def listens(self) -> tuple[str, ...]: ...
     def switch_counters(self) -> SwitchCounters: ...
     def port_statuses(self) -> Iterable[PortStatus]: ...
 
@@ -91,6 +92,7 @@ class StatusBoard:
                 started=shown.started,
                 updated=time.time(),
                 state=state,
+                listen=shown.listens(),
                 switch=dataclasses.asdict(shown.switch_counters()),
                 ports=ports,
             )

@@ -58,6 +58,9 @@ def test_a_vnet_that_the_file_lacks_is_an_error_that_lists_what_it_has(tmp_path:
         ("[vnet.a]\nsocket = 'here.sock'", "not an absolute path"),
         ("[vnet.a]\nsecurity = 3", "security"),
         ("[vnet]\ngrace = 1", r"\[vnet.grace\]"),
+        ("[vnet.a]\nlisten = 8808", "listen"),
+        ("[vnet.a]\nlisten = 'here:there'", "port that is none"),
+        ("[vnet.a]\nlisten = ['127.0.0.1:1', 2]", "listen"),
         ("vnet = 3", "vnet"),
         ("log_level = 'loud'", "log_level"),
         ("[vnet.'../x']", "cannot name a Vnet"),
@@ -69,6 +72,19 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, named: str) -> None:
         config.read(write(tmp_path, text))
 
 
+@pytest.mark.parametrize(
+    ("text", "listen"),
+    [
+        ("'0.0.0.0:8808'", ("0.0.0.0:8808",)),
+        ("['10.0.0.1:1', '[::1]:2']", ("10.0.0.1:1", "[::1]:2")),
+        ("[]", ()),
+    ],
+)
+def test_where_to_listen_is_an_address_or_several(tmp_path: Path, text: str, listen: tuple[str, ...]) -> None:
+    (vnet,) = config.read(write(tmp_path, f"[vnet.a]\nlisten = {text}")).vnets
+    assert vnet.listen == listen
+
+
 def test_a_file_that_is_not_there_is_an_error_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"missing\.toml: No such file"):
         config.read(tmp_path / "missing.toml")
@@ -78,7 +94,7 @@ def test_every_number_has_a_range_that_holds_its_default() -> None:
     numbers = {
         field.name: getattr(VnetConfig(), field.name)
         for field in dataclasses.fields(VnetConfig)
-        if field.name not in ("name", "socket", "security")
+        if isinstance(field.default, int | float)
     }
     assert numbers.keys() == config._RANGES.keys()
     for name, default in numbers.items():
