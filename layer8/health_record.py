@@ -1,4 +1,4 @@
-"""One health record: what the overlay knows of one Vnic or Vnet at one moment."""
+"""One health record: what the overlay knows of one Vnic or Vnet at one moment; and what a change of one is called."""
 
 from __future__ import annotations
 
@@ -18,6 +18,25 @@ class State(enum.StrEnum):
     DOWN = "DOWN"
 
 
+class LinkRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """One link of a Vnet, as that Vnet sees it. `vnet`: uuid of the adjacent one. Times are Unix seconds."""
+
+    vnet: UUID
+    name: str = ""
+    host: str = ""
+    address: str = ""
+    state: State = State.UP
+    reason: str = ""
+    since: float = 0.0
+    heard: float = 0.0
+    round_trip: float = 0.0  # seconds
+    messages_in: int = 0  # come over the link
+    bytes_in: int = 0
+    messages_out: int = 0  # gone over it
+    bytes_out: int = 0
+    unanswered: int = 0  # bytes that the far side has not answered for
+
+
 class HealthRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """State and figures of one Vnic or Vnet. Times are Unix seconds, sizes bytes, `cpu` percent of one core."""
 
@@ -27,12 +46,16 @@ class HealthRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_def
     host: str = ""
     vnet: str = ""
     principal: str = ""
+    program: str = ""
+    services: tuple[str, ...] = ()  # names under which it answers requests
     topics: tuple[str, ...] = ()
     pid: int = 0
-    create_time: float = 0.0
+    create_time: float = 0.0  # of its process
+    started: float = 0.0  # attached to this Vnet; of a Vnet: its start
     state: State = State.UP
     reason: str = ""
-    since: float = 0.0
+    since: float = 0.0  # in this state
+    heard: float = 0.0  # when it last did something
     cpu: float = 0.0
     memory: int = 0
     threads: int = 0
@@ -44,7 +67,26 @@ class HealthRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_def
     undeliverable: int = 0
     missed: int = 0
     fill: float = 0.0  # of its receive ring, 0 to 1
+    alarms: tuple[str, ...] = ()  # that are raised about it
+    links: tuple[LinkRecord, ...] = ()  # of a Vnet
 
     @property
     def is_up(self) -> bool:
         return self.state is State.UP
+
+
+class HealthEvent(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """One change of what a watch sees. `kind`: "joined", "changed" (state, reason, names, place or alarms) or "left".
+
+    `record`: as it is now; of one that left as it was last, with the state and the reason it left with. `before`: what
+    it was, None when it joined. `present`: it was there when the watch began.
+    """
+
+    kind: str
+    record: HealthRecord
+    before: HealthRecord | None = None
+    present: bool = False
+
+    @property
+    def reason(self) -> str:
+        return self.record.reason

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from layer8.dataplane._core import CData
 
 _EVENTS = 256  # taken a call
+_RECORD_BYTES = 64  # of a record's header
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +99,7 @@ class SwitchPort:
         if not made:
             raise error_of_status(status[0], "a segment cannot be used")
         self._pointer: CData | None = made
+        self._figures = ffi.new("layer8_port_counters *")
 
     @property
     def pointer(self) -> CData:
@@ -120,6 +122,14 @@ class SwitchPort:
         figures = ffi.new("layer8_port_counters *")
         lib.layer8_switch_port_read(self.pointer, figures)
         return PortCounters(**{name: getattr(figures, name) for name in PortCounters.__slots__})
+
+    def levels(self) -> tuple[int, int, int, int, bool]:
+        """Messages taken from the Vnic, bytes of records delivered to it, at least (payloads and headers); fill and
+        capacity of its receive ring; whether its senders are held. For who looks often: a tenth of `counters`."""
+        figures = self._figures
+        lib.layer8_switch_port_read(self.pointer, figures)
+        given = figures.out_bytes + _RECORD_BYTES * figures.out_messages
+        return figures.in_messages, given, figures.receive_fill, figures.receive_capacity, bool(figures.xoff)
 
     def free(self) -> None:
         """Unmaps it and closes its doorbell. Safe twice."""

@@ -35,6 +35,7 @@ RECORD_BYTES = 16 * 1024
 FILTERS: dict[str, type] = {
     "alias": str,
     "host": str,
+    "service": str,
     "state": str,
     "topic": str,
     "kind": str,
@@ -55,7 +56,7 @@ class Appeared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Changed:
-    """Something else than figures is different: state, reason, alias, topics, place or principal."""
+    """Something else than figures is different: state, reason, names, topics, alarms, links, place or principal."""
 
     record: HealthRecord
     before: HealthRecord
@@ -277,7 +278,7 @@ class Directory:
 
 
 def check_filters(filters: Mapping[str, object]) -> dict[str, str]:
-    """The filters of `health(**filters)` as they travel: alias, host, state, topic, kind, uuid and pid;
+    """The filters of `health(**filters)` as they travel: alias, host, service, state, topic, kind, uuid and pid;
     None means any.
 
     Raises TypeError for an unknown filter or a value of another type, ValueError for an unknown state or kind.
@@ -308,6 +309,8 @@ def matches(record: HealthRecord, filters: Mapping[str, str]) -> bool:
                 passes = record.host == value
             case "state":
                 passes = record.state == value
+            case "service":
+                passes = value in record.services
             case "topic":
                 passes = value in record.topics
             case "kind":
@@ -328,7 +331,10 @@ def _watched(record: HealthRecord) -> tuple[object, ...]:
         record.state,
         record.reason,
         record.alias,
+        record.services,
         record.topics,
+        record.alarms,
+        tuple((link.vnet, link.state) for link in record.links),
         record.host,
         record.vnet,
         record.principal,

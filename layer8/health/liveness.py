@@ -9,18 +9,26 @@ answered something that was sent after the pidfd was there, for then it was aliv
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
+import signal
 import socket
 import struct
 from typing import NamedTuple, Self
 
+from layer8.health.process import parse_stat
 from layer8.security.provider import Channel
 
 SO_PEERPIDFD = 77
 """asm-generic/socket.h since Linux 6.5; Python's socket module does not name it."""
 
 _UCRED = struct.Struct("3i")
+
+# linux/pidfd.h: ioctl PIDFD_GET_INFO fills a struct pidfd_info; since Linux 6.15 also when the process was reaped.
+_PIDFD_INFO = struct.Struct("=QQ11Ii")  # mask, cgroup, ids, exit code
+_PIDFD_GET_INFO = 0xC000FF0B | _PIDFD_INFO.size << 16  # _IOWR(0xFF, 11, struct pidfd_info)
+_PIDFD_INFO_EXIT = 1 << 3
 
 
 class Credentials(NamedTuple):
@@ -77,6 +85,17 @@ class PeerProcess:
         poll.register(self._pidfd, select.POLLIN)
         return bool(poll.poll(0))
 
+    def ending(self) -> str:
+        """How a dead process ended, in words, as far as the kernel tells who is not its parent; else ""."""
+        if not self.is_dead() or self._pidfd is None:
+            return ""
+        code = _reaped_code(self._pidfd)
+        if code is None:
+            code = _zombie_code(self.pid)
+        if code is None:  # reaped in between
+            code = _reaped_code(self._pidfd)
+        return "" if code is None else ending_text(code)
+
     def close(self) -> None:
         if self._pidfd is not None:
             os.close(self._pidfd)
@@ -88,6 +107,37 @@ class PeerProcess:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def ending_text(code: int) -> str:
+    """What a status as of waitpid says."""
+    if os.WIFSIGNALED(code):
+        number = os.WTERMSIG(code)
+        try:
+            return f"killed by signal {number} ({signal.Signals(number).name})"
+        except ValueError:  # a real-time one
+            return f"killed by signal {number}"
+    return f"exited with status {os.WEXITSTATUS(code)}"
+
+
+def _reaped_code(pidfd: int) -> int | None:
+    info = bytearray(_PIDFD_INFO.pack(_PIDFD_INFO_EXIT, *[0] * 13))
+    try:
+        fcntl.ioctl(pidfd, _PIDFD_GET_INFO, info)
+    except OSError:
+        return None
+    mask, *_, code = _PIDFD_INFO.unpack(info)
+    return int(code) if mask & _PIDFD_INFO_EXIT else None
+
+
+def _zombie_code(pid: int) -> int | None:
+    """Of a process that ended and was not reaped; its pid is still its own."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            stat = parse_stat(file.read(1024))
+    except (OSError, ValueError, IndexError):
+        return None
+    return stat.exit_code if stat.is_dead else None
 
 
 def _open_pidfd(sock: socket.socket, pid: int) -> tuple[int | None, bool]:

@@ -72,6 +72,10 @@ class VnetConfig:
     status_ports: int = 1024  # that the status segment has room for
     status_events: int = 4096
     status_interval: float = 1.0  # between two looks at the counters while they move
+    look_interval: float = 1.5  # between two looks at each process and ring
+    statistics_interval: float = 10.0  # between two readings of all figures
+    suspect_after: float = 5.0  # that a Vnic leaves a ring unread which holds its senders back
+    keep_down: float = 60.0  # that the record of who is gone stays visible
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +116,10 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "status_ports": (0, 65535),
     "status_events": (0, 65536),
     "status_interval": (0.1, 3600),
+    "look_interval": (0.05, 60),
+    "statistics_interval": (0.1, 3600),
+    "suspect_after": (0.1, 3600),
+    "keep_down": (0, 86400),
 }
 
 

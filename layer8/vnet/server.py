@@ -21,11 +21,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID, uuid4
 
-import msgspec
-
 from layer8.dataplane import Command, Status, Switch, SwitchConfig, SwitchCounters
 from layer8.errors import Layer8Error
-from layer8.health.directory import Directory, Event, Expired, Found
+from layer8.health.directory import Event
 from layer8.health.liveness import peer_credentials
 from layer8.health_record import HealthRecord, State
 from layer8.protocol.control import Refused
@@ -35,6 +33,7 @@ from layer8.vnet.accounts import Accounts
 from layer8.vnet.admission import Admission, Newcomer
 from layer8.vnet.complaints import Complaints
 from layer8.vnet.config import VnetConfig
+from layer8.vnet.health_desk import HealthDesk
 from layer8.vnet.lobby import Lobby, turn_away
 from layer8.vnet.network import Network
 from layer8.vnet.place import Place
@@ -42,7 +41,6 @@ from layer8.vnet.refusal import Refusal
 from layer8.vnet.returning import LONGEST_SECONDS, Returning
 from layer8.vnet.roster import Roster
 from layer8.vnet.session import Session
-from layer8.vnet.statistics import Statistics
 from layer8.vnet.status import PortStatus
 from layer8.vnet.status_board import StatusBoard
 from layer8.vnet.switch_thread import SwitchThread
@@ -54,8 +52,6 @@ OVERLAY = "local"
 
 _ACCEPTED_AT_ONCE = 32
 _RETRY_SECONDS = 0.1  # after accepting has failed
-_LARGE_POOL = 64  # members of an alias
-_POOL_SECONDS = 0.1
 _LAST_WORDS_SECONDS = 1.0  # for what is still to be told when the switch has stopped
 
 _log = logging.getLogger("layer8.vnet")
@@ -90,10 +86,10 @@ class Vnet:
         self.accounts = Accounts(config)
         self.board = Switchboard(config, self.allowed)
         self.roster = Roster(state_directory(path))
-        self.directory = Directory(socket.gethostname())
-        self.network = Network(self, loop)
-        self.statistics = Statistics(self.workers, host=socket.gethostname(), vnet=config.name)
         self.stopping = False
+        self.health = HealthDesk(self, loop)
+        self.directory = self.health.directory
+        self.network = Network(self, loop)
         self.failed: asyncio.Future[int] = loop.create_future()
         self._loop = loop
         self._complaints = Complaints(_log, loop)
@@ -104,9 +100,7 @@ class Vnet:
         self._thread: SwitchThread | None = None
         self._status: StatusBoard | None = None
         self._reserve = -1  # a descriptor to give up when there is no other
-        self._timer: asyncio.TimerHandle | None = None
         self._quiet: asyncio.Future[int] | None = None
-        self._pools_fresh_until = float("-inf")
         self._hurried = False
         self._emptied = asyncio.Event()
         self._returning = Returning((), 0.0)
@@ -135,8 +129,7 @@ class Vnet:
         self.board.connect(self._thread)
         self._thread.start()
         self._thread.ended.add_done_callback(self._switch_ended)
-        self.statistics.watch(os.getpid())
-        self._put_own_record()
+        self.health.start()
         self._status.event("started", pid=os.getpid())
         self._status.tick()
         self._set_accepting(True)
@@ -288,8 +281,7 @@ class Vnet:
             status.close()
         self.board.disconnect()
         thread.close()
-        if self._timer is not None:
-            self._timer.cancel()
+        self.health.close()
         self.providers.close()
         self.workers.close()
         if self._patience is not None:
@@ -433,8 +425,7 @@ class Vnet:
         if port is None:
             return
         self._by_port[port.number] = session
-        self.statistics.add(port, session.pid)
-        self.changed(session)
+        self.health.joined(session)
         self._audit("attach", principal=newcomer.principal.uri, action=Action.ATTACH)
         self._arrived(str(port.uuid))
         self._arrived(port.alias or "")
@@ -450,58 +441,16 @@ class Vnet:
     # ── Hall: what a session needs ────────────────────────────────────────────────────────────────────────────────
 
     async def refresh(self, alias: str | None = None, uuid: UUID | None = None) -> None:
-        sessions = [session for session in self._by_port.values() if session.port is not None and session.port.is_up]
-        if alias is not None:
-            sessions = [session for session in sessions if session.port is not None and session.port.alias == alias]
-        elif uuid is not None:
-            sessions = [session for session in sessions if session.port is not None and session.port.uuid == uuid]
-        if alias is not None and len(sessions) > _LARGE_POOL:  # who asks at every message cannot have it that exact
-            if self._loop.time() < self._pools_fresh_until:
-                return
-            self._pools_fresh_until = self._loop.time() + _POOL_SECONDS
-        pids = {session.pid for session in sessions}
-        everything = alias is None and uuid is None
-        await self.statistics.refresh(pids | {os.getpid()} if everything else pids)
-        for session in sessions:
-            self.changed(session)
-        if everything:
-            self._put_own_record()
+        await self.health.refresh(alias, uuid)
 
     def changed(self, session: Session) -> None:
-        if session.port is not None and session.port.is_up:
-            record = self.statistics.record(session.port, session.pid)
-            self.happened(self.directory.put(record, self._loop.time()))
-
-    def _put_own_record(self) -> None:
-        records = self.switch_counters().records
-        record = self.statistics.own_record(
-            self.uuid, principal="", pid=os.getpid(), since=self.started, records=records
-        )
-        self.happened(self.directory.put(record, self._loop.time()))
+        self.health.changed(session)
 
     def happened(self, events: list[Event]) -> None:
-        for event in events:
-            match event:
-                case Found(token=(Session() as session, int(id)), record=record):
-                    session.found(id, record, record.uuid)
-                case Expired(token=(Session() as session, int(id)), to=to):
-                    session.found(id, None, to)
-        self._set_timer()
+        self.health.happened(events)
 
-    def _set_timer(self) -> None:
-        """For finds that wait and records that are to be forgotten."""
-        deadline = self.directory.deadline
-        if self._timer is not None:
-            if self._timer.when() == deadline and not self._timer.cancelled():
-                return
-            self._timer.cancel()
-            self._timer = None
-        if deadline != float("inf") and not self.stopping:
-            self._timer = self._loop.call_at(deadline, self._tick)
-
-    def _tick(self) -> None:
-        self._timer = None
-        self.happened(self.directory.tick(self._loop.time()))
+    def attached(self) -> list[Session]:
+        return [session for session in self._by_port.values() if session.port is not None and session.port.is_up]
 
     def closing(self, session: Session, why: str, violation: bool) -> None:
         port = session.port
@@ -513,9 +462,7 @@ class Vnet:
         kind = "violation" if violation else "detached" if session.clean else "gone"
         self._event(kind, uuid=port.uuid, alias=port.alias or "", pid=session.pid, text=why)
         self._audit(kind, principal=port.principal.uri, reason=why)
-        last = self.statistics.record(port, session.pid)
-        down = msgspec.structs.replace(last, state=State.DOWN, reason=why, since=time.time())
-        self.happened(self.directory.put(down, self._loop.time()))
+        self.health.went(session, f"quarantined: {why}" if violation else why)
 
     def over(self, session: Session) -> None:
         if session not in self._sessions:
@@ -531,7 +478,7 @@ class Vnet:
             if not self._moving.is_set():
                 self._returning.back(newcomer.port.uuid, self._loop.time())
                 self._check_returns()
-            self.statistics.remove(newcomer.port, session.pid)
+            self.health.statistics.remove(newcomer.port, session.pid)
             self.accounts.give_port(newcomer.uid, newcomer.size)
         self._emptied.set()
 
@@ -557,19 +504,4 @@ class Vnet:
         return self._thread.switch.counters()
 
     def port_statuses(self) -> Iterator[PortStatus]:
-        for session in tuple(self._by_port.values()):
-            port = session.port
-            if port is not None and port.is_up:
-                counters = port.switch_port.counters()
-                yield PortStatus(
-                    uuid=port.uuid,
-                    alias=port.alias or "",
-                    pid=session.pid,
-                    messages_in=counters.in_messages,
-                    bytes_in=counters.in_bytes,
-                    messages_out=counters.out_messages,
-                    bytes_out=counters.out_bytes,
-                    undeliverable=counters.undeliverable,
-                    missed=counters.missed,
-                    fill=counters.receive_fill / (counters.receive_capacity or 1),
-                )
+        return self.health.port_statuses()

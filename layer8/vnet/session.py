@@ -52,6 +52,7 @@ UNANSWERED = 256
 
 _TOPICS_PER_PAGE = 100  # of 255 bytes at most: under 64 KiB
 _HEALTH_PER_PAGE = 100
+_ENDING_SECONDS = 0.03
 _LONGEST_FIND = 86400.0  # seconds; whoever wants longer asks again
 
 _OF_STATUS = {
@@ -129,7 +130,11 @@ class Session:
         self._close(reason, PortClosed(reason=reason), Reason.VIOLATION, violation=True)
 
     def ended(self, reason: str) -> None:
-        self._close(reason, None, Reason.GONE)
+        """A process that ends closes its socket a moment before its pidfd tells how it ended."""
+        if self._watching and not self._closing:
+            self._loop.call_later(_ENDING_SECONDS, self._close, reason, None, Reason.GONE)
+        else:
+            self._close(reason, None, Reason.GONE)
 
     # ── requests ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -355,7 +360,12 @@ class Session:
         self._close(reason, PortClosed(reason=reason), Reason.VIOLATION, violation=True)
 
     def _died(self) -> None:
-        self._close("its process has died", None, Reason.GONE)
+        self._close(self.newcomer.process.ending() or "its process has died", None, Reason.GONE)
+
+    def process_ended(self) -> None:
+        """Somebody saw that its process has gone or is a zombie: for one that has no pidfd here."""
+        if not self._watching:
+            self._close("its process has died", None, Reason.GONE)
 
     def _hold_ms(self) -> int:
         return int(self._hall.config.hold * 1000)

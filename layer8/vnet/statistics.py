@@ -1,7 +1,7 @@
-"""Figures: health records made of the switch's counters and of what psutil says of each process.
+"""Figures: health records made of the switch's counters and of what each process does.
 
-psutil costs a fraction of a millisecond a process, so it is asked only when somebody wants to know, in a worker thread,
-and about one process at most once a second. Counters cost next to nothing and are always those of now.
+Counters cost next to nothing and are always those of now. A process is read when somebody wants to know, at most once a
+second, and by `look`, which costs less, on the rounds (rounds.py). All of it happens in the loop, a few at a time.
 """
 
 from __future__ import annotations
@@ -13,96 +13,150 @@ from collections.abc import Iterable
 from uuid import UUID
 
 from layer8.dataplane import PortCounters
-from layer8.health.process import Figures, ProcessReader
-from layer8.health_record import HealthRecord, State
+from layer8.health.process import ProcessReader
+from layer8.health_record import HealthRecord, LinkRecord, State
 from layer8.vnet.switchboard import BoardPort, PortState
-from layer8.vnet.workers import Busy, Workers
 
 REFRESH_SECONDS = 1.0
+_AT_ONCE = 32  # processes read before others get a turn
+_HALF = 0.5  # of a receive ring: from there on its senders are held back
 
 
 @dataclasses.dataclass(slots=True, eq=False)
 class _Process:
     """A process with at least one port."""
 
-    reader: ProcessReader | None = None  # made by the first reading, in a worker
-    figures: Figures = dataclasses.field(default_factory=Figures)
+    reader: ProcessReader
     read_at: float = float("-inf")
     ports: int = 0
 
 
-class Statistics:
-    """Belongs to the loop's thread. `host`, `vnet`: what stands in every record."""
+@dataclasses.dataclass(slots=True, eq=False)
+class _Seen:
+    """What was seen of one port at the look before."""
 
-    def __init__(self, workers: Workers, *, host: str, vnet: str) -> None:
-        self._workers = workers
+    started: float  # Unix seconds
+    since: float
+    heard: float
+    program: str
+    state: State = State.UP
+    taken: int = 0  # messages that it had sent
+    given: int = 0  # bytes that had been delivered to it, records' headers included
+    fill: int = 0
+    idle_from: float | None = None  # monotonic: it reads nothing, and its senders wait
+
+
+class Statistics:
+    """Belongs to the loop's thread. `host`, `vnet`: what stands in every record. `patience`: seconds that a Vnic may
+    leave a ring unread that is over half full."""
+
+    def __init__(self, *, host: str, vnet: str, patience: float = 5.0) -> None:
         self._host = host
         self._vnet = vnet
+        self._patience = patience
         self._processes: dict[int, _Process] = {}
-        self._since: dict[int, float] = {}  # by number of port, Unix seconds
+        self._seen: dict[int, _Seen] = {}  # by number of port
         self._reading = asyncio.Lock()
 
-    def add(self, port: BoardPort, pid: int) -> None:
+    def add(self, port: BoardPort, pid: int, program: str = "") -> None:
         """A port of the process `pid` (0: of another namespace) is there from now on."""
-        self._since[port.number] = time.time()
-        self._processes.setdefault(pid, _Process()).ports += 1
+        now = time.time()
+        self._seen[port.number] = _Seen(started=now, since=now, heard=now, program=program)
+        self.watch(pid)
 
     def remove(self, port: BoardPort, pid: int) -> None:
-        self._since.pop(port.number, None)
+        self._seen.pop(port.number, None)
         process = self._processes[pid]
         process.ports -= 1
         if not process.ports:
+            process.reader.close()
             del self._processes[pid]
 
     def watch(self, pid: int) -> None:
-        """Keeps figures of a process that has no port: the Vnet's own."""
-        self._processes.setdefault(pid, _Process()).ports += 1
+        """Keeps figures of a process, which need not have a port: the Vnet's own."""
+        process = self._processes.get(pid)
+        if process is None:
+            process = self._processes[pid] = _Process(ProcessReader(pid))
+        process.ports += 1
+
+    def close(self) -> None:
+        """Reads nothing any more."""
+        for process in self._processes.values():
+            process.reader.close()
 
     async def refresh(self, pids: Iterable[int]) -> bool:
         """Reads these processes anew, those that were read within a second excepted; whether any was read."""
-        if not self._due(pids := set(pids)):
-            return False
         async with self._reading:  # a second one waits and then finds the work done
-            due = self._due(pids)
-            if not due:
-                return False
-            try:
-                readings = await self._workers.call(_read, [(pid, self._processes[pid].reader) for pid in due])
-            except Busy:
-                return False
-            for pid, reader, figures, read_at in readings:
-                process = self._processes.get(pid)
-                if process is not None:
-                    process.reader, process.figures, process.read_at = reader, figures, read_at
-        return True
+            now = time.monotonic()
+            due = [
+                process
+                for pid in set(pids)
+                if (process := self._processes.get(pid)) is not None and process.read_at <= now - REFRESH_SECONDS
+            ]
+            for number, process in enumerate(due):
+                process.read_at = time.monotonic()
+                process.reader.read(process.read_at)
+                if number % _AT_ONCE == _AT_ONCE - 1:
+                    await asyncio.sleep(0)
+        return bool(due)
 
-    def _due(self, pids: set[int]) -> list[int]:
-        before = time.monotonic() - REFRESH_SECONDS
-        return [pid for pid in pids if pid in self._processes and self._processes[pid].read_at <= before]
+    def state_of(self, pid: int) -> State:
+        """Of a process, looked at now."""
+        process = self._processes.get(pid)
+        return State.UP if process is None else process.reader.look()
 
-    def record(self, port: BoardPort, pid: int) -> HealthRecord:
+    def look(self, port: BoardPort, pid: int, now: float) -> bool:
+        """Whether its state is another one than its record says. `now`: monotonic seconds."""
+        seen = self._seen[port.number]
+        taken, given, fill, capacity, held = port.switch_port.levels()
+        drained = fill - seen.fill < given - seen.given
+        if taken != seen.taken or drained:
+            seen.heard = time.time()
+        if (held or fill >= _HALF * capacity) and not drained:
+            seen.idle_from = now if seen.idle_from is None else seen.idle_from
+        else:
+            seen.idle_from = None
+        seen.taken, seen.given, seen.fill = taken, given, fill
+        return self._judged(port, pid, now)[0] is not seen.state
+
+    def _judged(self, port: BoardPort, pid: int, now: float) -> tuple[State, str]:
+        """State and reason. Death is the pidfd's to say."""
+        figures = self._processes[pid].reader.last
+        seen = self._seen[port.number]
+        if figures.state is State.STOPPED:
+            return State.STOPPED, figures.reason
+        if seen.idle_from is not None and now - seen.idle_from >= self._patience:
+            return State.SUSPECT, "it does not read its messages"
+        return State.UP, "draining" if port.state is PortState.DRAINING else ""
+
+    def record(self, port: BoardPort, pid: int, alarms: tuple[str, ...] = ()) -> HealthRecord:
         """The port as it is now; the figures of its process as last read."""
         counters: PortCounters = port.switch_port.counters()
-        process = self._processes[pid]
-        figures = process.figures
+        process, seen = self._processes[pid].reader, self._seen[port.number]
+        state, reason = self._judged(port, pid, time.monotonic())
+        if state is not seen.state:
+            seen.state, seen.since = state, time.time()
         draining = port.state is PortState.DRAINING
-        alive = figures.state is not State.DOWN  # death is the pidfd's to say
         return HealthRecord(
             uuid=port.uuid,
             alias=None if draining else port.alias,
             host=self._host,
             vnet=self._vnet,
             principal=port.principal.uri,
+            program=seen.program,
+            services=() if draining else port.services,
             topics=tuple(sorted(set(port.topics.values()))),
             pid=pid,
             create_time=_create_time(process),
-            state=figures.state if alive else State.UP,
-            reason="draining" if draining else figures.reason if alive else "",
-            since=self._since.get(port.number, 0.0),
-            cpu=figures.cpu,
-            memory=figures.memory,
-            threads=figures.threads,
-            open_files=figures.open_files,
+            started=seen.started,
+            state=state,
+            reason=reason,
+            since=seen.since,
+            heard=seen.heard,
+            cpu=process.last.cpu,
+            memory=process.last.memory,
+            threads=process.last.threads,
+            open_files=process.last.open_files,
             messages_in=counters.in_messages,
             bytes_in=counters.in_bytes,
             messages_out=counters.out_messages,
@@ -110,12 +164,22 @@ class Statistics:
             undeliverable=counters.undeliverable,
             missed=counters.missed,
             fill=counters.receive_fill / (counters.receive_capacity or 1),
+            alarms=alarms,
         )
 
-    def own_record(self, uuid: UUID, *, principal: str, pid: int, since: float, records: int) -> HealthRecord:
+    def own_record(
+        self,
+        uuid: UUID,
+        *,
+        principal: str,
+        pid: int,
+        started: float,
+        records: int,
+        links: tuple[LinkRecord, ...] = (),
+        alarms: tuple[str, ...] = (),
+    ) -> HealthRecord:
         """The Vnet's own. `records`: that the switch has moved."""
-        process = self._processes[pid]
-        figures = process.figures
+        process = self._processes[pid].reader
         return HealthRecord(
             uuid=uuid,
             kind="vnet",
@@ -124,26 +188,19 @@ class Statistics:
             principal=principal,
             pid=pid,
             create_time=_create_time(process),
-            since=since,
-            cpu=figures.cpu,
-            memory=figures.memory,
-            threads=figures.threads,
-            open_files=figures.open_files,
+            started=started,
+            since=started,
+            heard=time.time(),
+            cpu=process.last.cpu,
+            memory=process.last.memory,
+            threads=process.last.threads,
+            open_files=process.last.open_files,
             messages_in=records,
             messages_out=records,
+            links=links,
+            alarms=alarms,
         )
 
 
-def _create_time(process: _Process) -> float:
-    identity = process.reader.identity if process.reader is not None else None
-    return identity.create_time if identity is not None else 0.0
-
-
-def _read(processes: list[tuple[int, ProcessReader | None]]) -> list[tuple[int, ProcessReader, Figures, float]]:
-    """In a worker thread."""
-    readings = []
-    for pid, known in processes:
-        reader = known if known is not None else ProcessReader(pid)
-        now = time.monotonic()
-        readings.append((pid, reader, reader.read(now), now))
-    return readings
+def _create_time(process: ProcessReader) -> float:
+    return process.identity.create_time if process.identity is not None else 0.0

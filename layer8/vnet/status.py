@@ -71,6 +71,11 @@ class PortStatus(msgspec.Struct, frozen=True, gc=False, array_like=True):
     undeliverable: int = 0
     missed: int = 0
     fill: float = 0.0
+    state: str = "UP"
+    reason: str = ""
+    cpu: float = 0.0
+    memory: int = 0
+    alarms: tuple[str, ...] = ()
 
 
 class Snapshot(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):

@@ -181,3 +181,32 @@ def test_closing_gives_the_descriptor_back_and_may_be_done_twice(connected: Call
     with pytest.raises(OSError, match="Bad file"):
         os.fstat(fd)
     assert not process.is_watched
+
+
+@pytest.mark.parametrize("reaped", [True, False])
+def test_how_a_process_ended_is_known_to_whoever_watches_it(connected: Callable[[], Peer], reaped: bool) -> None:
+    peer = connected()
+    with PeerProcess(peer.sock) as process:
+        process.confirm()
+        assert process.ending() == ""
+        peer.process.kill()
+        assert readable(process.fileno())
+        if reaped:
+            peer.process.wait()
+            assert process.ending() in ("killed by signal 9 (SIGKILL)", "")  # before Linux 6.15 it is not told then
+        else:
+            assert process.ending() == "killed by signal 9 (SIGKILL)"
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (0, "exited with status 0"),
+        (3 << 8, "exited with status 3"),
+        (15, "killed by signal 15 (SIGTERM)"),
+        (11 | 0x80, "killed by signal 11 (SIGSEGV)"),
+        (40, "killed by signal 40"),
+    ],
+)
+def test_an_ending_is_said_in_words(code: int, text: str) -> None:
+    assert liveness.ending_text(code) == text

@@ -154,9 +154,7 @@ def test_a_vnet_killed_while_it_adopts_is_followed_by_one_that_adopts(
     print(books.check())
 
 
-def test_a_clean_restart_loses_and_doubles_nothing(
-    vnet: RunningVnet, run: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_clean_restart_loses_and_doubles_nothing(vnet: RunningVnet, run: Callable[..., Any], tmp_path: Path) -> None:
     books = Books(run, tmp_path, 11)
     for _ in range(2):
         time.sleep(0.3)

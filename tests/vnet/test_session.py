@@ -324,6 +324,7 @@ def test_garbage_after_the_attach_closes_that_port_alone(pair: tuple[Any, Any], 
     a.expect(PortClosed)
     assert a.ends()
     until(lambda: record_of(b, a.uuid).state is State.DOWN, "its port was closed")
+    assert record_of(b, a.uuid).reason.startswith("quarantined: ")
     assert b.ask(Ping)
 
 
