@@ -106,24 +106,25 @@ def check_socket_path(path: Path) -> Path:
     return path
 
 
-def check_socket(path: Path) -> Path:
-    """Whether a Vnic may connect to `path`: a socket, no link, of this user or root, where nobody else may write.
+def check_socket(path: Path, trusted: tuple[int, ...] | None = ()) -> int:
+    """Whether a Vnic may connect to `path`: a socket, no link, of this user, root or one that is `trusted` (None:
+    anybody), where nobody else may write. Returns the uid of its owner.
 
     Who really listens there is proved by the attach; this keeps a stranger's trap in /tmp from being asked at all.
     Raises FileNotFoundError when nothing is there, and other OSErrors.
     """
     check_socket_path(path)
-    owners = (os.geteuid(), 0)
+    owners = (os.geteuid(), 0, *(trusted or ()))
     try:
         found = os.lstat(path)
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "no socket there", str(path)) from None
     if not stat.S_ISSOCK(found.st_mode):
         raise OSError(errno.ENOTSOCK, "this is not a socket", str(path))
-    if found.st_uid not in owners:
+    if trusted is not None and found.st_uid not in owners:
         raise PermissionError(errno.EPERM, f"this socket belongs to uid {found.st_uid}; not asked", str(path))
     _check_parent(path)
-    return path
+    return found.st_uid
 
 
 def _check_directory(path: Path, owners: tuple[int, ...]) -> None:

@@ -5,6 +5,10 @@
         vnet.kill()
         vnet.restart()
 
+    overlay = make_overlay(directory)                                      # certificates of an authority of their own
+    with running_vnet(config={"security": "x509", "identity": overlay.vnet("here")}) as vnet:
+        Vnic(security=f"x509:{overlay.vnic('web')}")
+
 Nothing is left behind: not by `close()`, not when the Vnet is killed, and not when the test itself is killed (the Vnet
 ends with the process that started it). Importing this module loads nothing else of layer8.
 """
@@ -150,6 +154,47 @@ class RunningVnet:
         lines = [f"{key} = {json.dumps(value)}" for key, value in config.items()]
         path.write_text("\n".join([f"[vnet.{json.dumps(self.name)}]", *lines, ""]))
         return path
+
+
+class Overlay:
+    """An overlay with an authority of its own, for tests. `path`: the authority's directory."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        import time
+
+        from layer8.security.authority import Authority
+
+        self.name = name
+        self.path = directory / "authority"
+        self._directory = directory
+        self._authority = Authority.create(self.path, name, time.time())
+
+    def vnet(self, name: str = "host", lifetime: float = 86400.0) -> str:
+        """The directory of a Vnet's identity; the same one when it was asked for before."""
+        return self._member("vnet", name, lifetime)
+
+    def vnic(self, name: str = "app", lifetime: float = 86400.0) -> str:
+        """The directory of a Vnic's identity; the same one when it was asked for before."""
+        return self._member("vnic", name, lifetime)
+
+    def _member(self, role: str, name: str, lifetime: float) -> str:
+        import time
+
+        from layer8.security import certificates, identity
+
+        path = self._directory / f"{role}-{name}"
+        if not path.exists():
+            key = certificates.new_key()
+            who = certificates.Identity.parse(f"layer8://{self.name}/{role}/{name}")
+            issued = self._authority.issue(who, key.public_key(), time.time(), lifetime)
+            identity.install(path, issued.certificate, issued.trust, issued.revoked, key)
+        return str(path)
+
+
+def make_overlay(directory: str | os.PathLike[str], name: str = "test") -> Overlay:
+    """An authority in `directory`, which makes identities there. With the settings `{"security": "x509", "identity":
+    overlay.vnet()}` a Vnet is of it, with `Vnic(security=f"x509:{overlay.vnic()}")` a Vnic."""
+    return Overlay(Path(directory), name)
 
 
 def _private_directory() -> Path:

@@ -37,7 +37,7 @@ def _private_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         patch.setenv("XDG_RUNTIME_DIR", str(runtime))
         patch.setenv("TMPDIR", str(directory))
         patch.setattr(tempfile, "tempdir", None)
-        for name in ("LAYER8_VNET", "NODE_IP"):
+        for name in ("LAYER8_VNET", "NODE_IP", "LAYER8_SECURITY", "LAYER8_IDENTITY", "LAYER8_AUTHORITY"):
             patch.delenv(name, raising=False)
         yield
     for item in request.session.items:

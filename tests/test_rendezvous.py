@@ -173,7 +173,7 @@ def _any_length(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_any_length")
 def test_a_socket_of_ours_in_a_private_directory_may_be_asked(short: Path) -> None:
     with listening(short / "a.sock"):
-        assert check_socket(short / "a.sock") == short / "a.sock"
+        assert check_socket(short / "a.sock") == os.geteuid()
 
 
 @pytest.mark.usefixtures("_any_length")

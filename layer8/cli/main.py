@@ -37,6 +37,7 @@ COMMANDS = {
     "reply": "Answer requests.",
     "wait": "Wait until somebody is there.",
     "health": "Show health records.",
+    "security": "Identities, their authority, and the policy.",
 }
 
 _log = logging.getLogger("layer8.cli")

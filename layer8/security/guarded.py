@@ -1,7 +1,8 @@
 """A Security Provider with a policy and an audit log in front: what the configuration makes of any provider.
 
-Who somebody is, the provider inside decides; what they may do, it and the policy, and both must agree. Without a policy
-the provider decides alone. Everything asked and answered goes to the audit log when there is one.
+Who somebody is, the provider inside decides; whether they may come in by the socket, it and `Admitted`; what they may
+do, it and the policy. All must agree. Without a policy the provider decides alone. What the Vnet reports goes to the
+audit log when there is one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import ssl
 import threading
 from collections.abc import Callable
 
-from layer8.protocol.statement import Channel, Principal, Statement
+from layer8.protocol.statement import Channel, Principal, Purpose, Role, Statement
+from layer8.security.admitted import Admitted
 from layer8.security.audit import AuditLog
 from layer8.security.policy import PolicyError, PolicyFile
 from layer8.security.provider import Action, AuditEvent, Decision, Resource, SecurityProvider, TlsRole
@@ -25,9 +27,15 @@ class GuardedProvider:
     """Owns what it is given. Any thread. `close()` ends its thread, the log and the provider inside."""
 
     def __init__(
-        self, inner: SecurityProvider, *, policy: PolicyFile | None = None, log: AuditLog | None = None
+        self,
+        inner: SecurityProvider,
+        *,
+        policy: PolicyFile | None = None,
+        log: AuditLog | None = None,
+        admitted: Admitted | None = None,
     ) -> None:
         self.inner = inner
+        self.admitted = admitted or Admitted()
         self.policy_file = policy
         self._log = log
         self._lock = threading.Lock()
@@ -54,7 +62,11 @@ class GuardedProvider:
         return self.inner.prove(statement)
 
     def verify(self, proof: bytes, statement: Statement, seen: Channel) -> Principal:
-        return self.inner.verify(proof, statement, seen)
+        who = self.inner.verify(proof, statement, seen)
+        by_socket = statement.purpose is Purpose.ATTACH and statement.prover_role is Role.VNIC
+        if by_socket and self.admitted.others and not self.admitted.admits(seen, who):
+            raise PermissionError(f"{who.uri} of uid {seen.uid} is not admitted here")
+        return who
 
     def authorize(self, who: Principal, action: Action, what: Resource) -> Decision:
         decision = self.inner.authorize(who, action, what)
@@ -103,6 +115,12 @@ class GuardedProvider:
             close()
         if self._log is not None:
             self._log.close()
+
+    def __getattr__(self, name: str) -> object:
+        """What the provider inside has beyond the operations, as if it were here."""
+        if name == "inner":
+            raise AttributeError(name)
+        return getattr(self.inner, name)
 
     def __repr__(self) -> str:
         return f"<GuardedProvider {self.inner!r}>"

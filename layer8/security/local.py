@@ -4,8 +4,9 @@ The evidence is not in the proof but in what the verifier sees: SO_PEERCRED of t
 when the peer connected or listened. The proof repeats the statement's digest, so that two sides that saw different
 bytes notice. Both sides check: the Vnic the Vnet's uid, the Vnet the Vnic's.
 
-It is one trust domain with everything allowed in it: a process can read the memory of every other of its uid anyway.
-It is not for a socket that several uids reach, and there is no TLS: it never leaves the host.
+It is one trust domain: a process can read the memory of every other of its uid anyway, and so everything is allowed in
+it unless a policy stands in front. A Vnet may admit other uids and gids (`Admitted`), whose processes then name the uid
+that they trust: `Vnic(security="local:UID")`. There is no TLS: it never leaves the host.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import ssl
 from collections.abc import Callable
 
 from layer8.errors import Layer8Error
+from layer8.security.admitted import NOBODY, Admitted
 from layer8.security.provider import (
     Action,
     AuditEvent,
@@ -25,24 +27,30 @@ from layer8.security.provider import (
     Decision,
     Principal,
     Resource,
+    Role,
     Statement,
     TlsRole,
 )
 
-NOBODY = 65534
-"""The uid that the kernel shows for everybody it cannot map into this user namespace: many, so nobody."""
+_URI = "layer8://local/uid/"
 
 _logger = logging.getLogger("layer8.security")
 
 
 class LocalProvider:
-    """Same uid, kernel-checked. A principal is `layer8://local/uid/UID`. Holds nothing; any thread may call it."""
+    """Same uid, kernel-checked. A principal is `layer8://local/uid/UID`. Holds nothing; any thread may call it.
+
+    `socket_owners`: whose sockets a Vnic may ask, besides its own and the system's.
+    """
 
     attests_keys = False
 
-    def __init__(self, uid: int | None = None) -> None:
-        """`uid`: whom to trust; by default the effective uid of this process, which is what its peers see of it."""
+    def __init__(self, uid: int | None = None, admitted: Admitted | None = None) -> None:
+        """`uid`: whose Vnet this is; by default that of the effective uid of this process, which is what its peers see
+        of it. `admitted`: who else may attach, for a Vnet."""
         self.uid = os.geteuid() if uid is None else uid
+        self._admitted = admitted or Admitted()
+        self.socket_owners: tuple[int, ...] | None = (self.uid,)
         if self.uid == NOBODY:
             raise Layer8Error(f"uid {NOBODY} is nobody in particular and not to be trusted: configure a provider")
 
@@ -58,16 +66,18 @@ class LocalProvider:
     def verify(self, proof: bytes, statement: Statement, seen: Channel) -> Principal:
         if seen.uid is None:
             raise PermissionError("the kernel does not say who the other side is")
-        if seen.uid == NOBODY or seen.uid != self.uid:
+        if seen.uid == NOBODY or (seen.uid != self.uid and not self._lets_in(statement, seen)):
             raise PermissionError(f"the other side has uid {seen.uid}, this is uid {self.uid}")
         if not hmac.compare_digest(proof, hashlib.sha256(statement.encode()).digest()):
             raise PermissionError("the other side proved another exchange than this one")
-        return Principal(uri=self._uri, role=statement.prover_role)
+        return Principal(uri=_uri(seen.uid), role=statement.prover_role)
 
     def authorize(self, who: Principal, action: Action, what: Resource) -> Decision:
-        if who.uri != self._uri:
-            return Decision(allowed=False, reason=f"{who.uri} is not of uid {self.uid}")
-        return Decision(allowed=True, reason="same uid")
+        if who.uri == _uri(self.uid):
+            return Decision(allowed=True, reason="same uid")
+        if self._admitted.others and who.role is Role.VNIC and who.uri.removeprefix(_URI).isdecimal():
+            return Decision(allowed=True, reason="an admitted uid")  # `verify` let it in
+        return Decision(allowed=False, reason=f"{who.uri} is not of uid {self.uid}")
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
         return lambda: None  # nothing here ever changes
@@ -75,9 +85,12 @@ class LocalProvider:
     def audit(self, event: AuditEvent) -> None:
         _logger.log(logging.DEBUG if event.allowed else logging.INFO, "%s", event)
 
-    @property
-    def _uri(self) -> str:
-        return f"layer8://local/uid/{self.uid}"
+    def _lets_in(self, statement: Statement, seen: Channel) -> bool:
+        return statement.prover_role is Role.VNIC and self._admitted.names(seen)
 
     def __repr__(self) -> str:
         return f"LocalProvider(uid={self.uid})"
+
+
+def _uri(uid: int) -> str:
+    return f"{_URI}{uid}"

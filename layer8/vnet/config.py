@@ -20,6 +20,7 @@ from pathlib import Path
 from layer8.errors import Layer8Error
 from layer8.names import check_vnet_name
 from layer8.rendezvous import split_address
+from layer8.vnet.security_keys import READERS
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -44,8 +45,15 @@ class VnetConfig:
 
     name: str = "default"
     socket: Path | None = None  # where to listen, in place of the runtime directory
-    security: str = "local"  # the Security Provider: "local", or "module:factory"
     listen: tuple[str, ...] = ()  # "host:port", where other hosts reach this Vnet by TLS; nowhere by default
+    security: str = "local"  # this and what follows: see layer8.vnet.security_keys
+    identity: Path | None = None
+    authority: str = ""
+    policy: Path | None = None
+    audit: Path | None = None
+    admit_uids: tuple[int, ...] = ()
+    admit_gids: tuple[int, ...] = ()
+    admit_identities: tuple[str, ...] = ()
     max_message_bytes: int = 64 * _MIB
     max_ring_bytes: int = 64 * _MIB  # of a Vnic's receive ring
     max_ports: int = 1024
@@ -76,6 +84,11 @@ class VnetConfig:
     statistics_interval: float = 10.0  # between two readings of all figures
     suspect_after: float = 5.0  # that a Vnic leaves a ring unread which holds its senders back
     keep_down: float = 60.0  # that the record of who is gone stays visible
+
+    @property
+    def admits_others(self) -> bool:
+        """Whether anybody but this user may attach."""
+        return bool(self.admit_uids or self.admit_gids or self.admit_identities)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,16 +182,17 @@ def _vnet(name: str, table: object, where: str) -> VnetConfig:
             if not isinstance(value, str) or not Path(value).is_absolute():
                 raise ConfigError(f"{place}.{key}", f"{value!r} is not an absolute path")
             values[key] = Path(value)
-        elif key == "security":
-            if not isinstance(value, str) or not value:
-                raise ConfigError(f"{place}.{key}", f'{value!r} is not "local" or "module:factory"')
-            values[key] = value
+        elif key in READERS:
+            try:
+                values[key] = READERS[key](value)
+            except ValueError as error:
+                raise ConfigError(f"{place}.{key}", str(error)) from error
         elif key in _ADDRESSES:
             values[key] = _addresses(value, f"{place}.{key}")
         elif key in _RANGES:
             values[key] = _number(key, value, f"{place}.{key}")
         else:
-            known = ", ".join(("socket", "security", *_ADDRESSES, *_RANGES))
+            known = ", ".join(("socket", *READERS, *_ADDRESSES, *_RANGES))
             raise ConfigError(place, f"unknown key {key!r}; known are {known}")
     return dataclasses.replace(VnetConfig(name=name), **values)  # type: ignore[arg-type]
 

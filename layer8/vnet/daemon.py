@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from layer8.rendezvous import own_socket
-from layer8.security.loader import load_provider
 from layer8.vnet.config import Config, VnetConfig
+from layer8.vnet.provision import make_provider
 from layer8.vnet.server import Vnet, VnetFailed
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -119,7 +119,7 @@ class Daemon:
 
 def _start(config: VnetConfig) -> Vnet:
     try:
-        provider = load_provider(config.security)
+        provider = make_provider(config)
     except Exception as error:
         raise VnetFailed(config.name, f"the Security Provider {config.security!r} cannot be used: {error}") from error
     try:

@@ -2,13 +2,15 @@
 
 The lock, not the socket, says that a Vnet runs: the kernel drops it with the process, so after a crash the next Vnet
 gets it and replaces the socket that was left behind. The order is directory (0700), lock, socket (0600 from its first
-moment), and the reverse at the end.
+moment), and the reverse at the end. Only where the configuration admits others than this user is the directory 0755 and
+the socket 0666: who may attach is then for the proofs to say.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import socket
 import stat
@@ -20,6 +22,8 @@ from layer8.errors import Layer8Error
 from layer8.rendezvous import check_socket_path, ensure_private_directory, lock_file
 
 _BACKLOG = 4096
+
+_log = logging.getLogger("layer8.vnet")
 
 
 class AlreadyRunning(Layer8Error):
@@ -51,7 +55,9 @@ class PlaceError(Layer8Error):
 class Place:
     """Holds lock and socket of one Vnet. `listener` is bound and listens when `open()` has returned."""
 
-    def __init__(self, name: str, path: Path) -> None:
+    def __init__(self, name: str, path: Path, *, for_others: bool = False) -> None:
+        """`for_others`: other users may connect."""
+        self.for_others = for_others
         self.name = name
         self.path = path
         self.lock_path = lock_file(path)
@@ -71,6 +77,8 @@ class Place:
         try:
             check_socket_path(self.path)
             ensure_private_directory(self.path.parent)
+            if self.for_others:
+                self._open_directories()
             self._lock = self._take_lock()
             self.listener = self._listen()
         except OSError as error:
@@ -80,6 +88,12 @@ class Place:
             self.close()
             raise
         return self.listener
+
+    def _open_directories(self) -> None:
+        os.chmod(self.path.parent, 0o755)
+        shut = [str(place) for place in self.path.parent.parents if not place.stat().st_mode & stat.S_IXOTH]
+        if shut:
+            _log.warning("%s cannot be reached by other users: %s is shut to them", self.path, ", ".join(shut))
 
     def _take_lock(self) -> int:
         while True:
@@ -118,6 +132,8 @@ class Place:
             listener.bind(os.fspath(self.path))
             if stat.S_IMODE(self.path.lstat().st_mode) & 0o177:
                 raise PlaceError(str(self.path), "the socket came out readable for others")
+            if self.for_others:
+                os.chmod(self.path, 0o666)
             listener.listen(_BACKLOG)
         except BaseException:
             listener.close()

@@ -76,11 +76,11 @@ class Vnet:
         loop = asyncio.get_running_loop()
         self.config = config
         self.provider = provider
-        self.overlay = OVERLAY
+        self.overlay: str = getattr(provider, "overlay", OVERLAY)
         self.uuid = uuid4()
         self.epoch = time.time_ns()
         self.started = time.time()
-        self.place = Place(config.name, path)
+        self.place = Place(config.name, path, for_others=config.admits_others)
         self.providers = Workers(f"provider-{config.name}", config.provider_workers, loop)
         self.workers = Workers(f"worker-{config.name}", 2, loop)
         self.accounts = Accounts(config)

@@ -7,6 +7,7 @@ messages already read) is the Vnic's and stands elsewhere.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -131,7 +132,7 @@ def attach(
             )
             return _open(connection, segment, machine, early, spin_us)
 
-        return _reach(paths, handshake, timeout, patience, stopped)
+        return _reach(paths, handshake, timeout, patience, stopped, _owners(provider))
     except BaseException:
         segment.close()
         raise
@@ -173,7 +174,7 @@ def attach_again(
         os.close(connection.descriptors.pop(0))
         return Attachment(connection, kept.port, kept.segment, machine, early)
 
-    return _reach(paths, handshake, 0.0, HANDSHAKE_SECONDS, stopped)
+    return _reach(paths, handshake, 0.0, HANDSHAKE_SECONDS, stopped, _owners(provider))
 
 
 def observe(paths: Sequence[Path], provider: SecurityProvider, uuid: UUID, timeout: float | None) -> Connection:
@@ -183,7 +184,7 @@ def observe(paths: Sequence[Path], provider: SecurityProvider, uuid: UUID, timeo
         shake_hands(connection, provider, deadline, uuid=uuid, observer=True)
         return connection
 
-    return _reach(paths, handshake, timeout, HANDSHAKE_SECONDS, lambda: False)
+    return _reach(paths, handshake, timeout, HANDSHAKE_SECONDS, lambda: False, _owners(provider))
 
 
 def _open(
@@ -208,6 +209,7 @@ def _reach(
     timeout: float | None,
     patience: float,
     stopped: Callable[[], bool],
+    owners: tuple[int, ...] | None = (),
 ) -> _T:
     """Connects to each place in turn until a handshake succeeds. A refusal is final, silence is not."""
     deadline = FOREVER if timeout is None else time.monotonic() + timeout * _IN_TIME
@@ -220,8 +222,8 @@ def _reach(
             if timeout:
                 until = min(until, deadline)
             try:
-                check_socket(path)
-                connection = Connection.to(path, max(0.05, remaining(until)))
+                owner = check_socket(path, owners)
+                connection = _connect(path, owner, max(0.05, remaining(until)))
             except OSError as error:
                 tried.append(f"{path}: {error.strerror or error}")
                 continue
@@ -238,6 +240,16 @@ def _reach(
         if time.monotonic() + _PAUSE >= deadline:
             raise VnetNotFound(tuple(tried))
         time.sleep(_PAUSE)
+
+
+def _connect(path: Path, owner: int, timeout: float) -> Connection:
+    """Raises OSError, also when it is not the socket's owner who listens there."""
+    connection = Connection.to(path, timeout)
+    listener = connection.seen().uid
+    if listener != owner:
+        connection.close()
+        raise PermissionError(errno.EPERM, f"uid {listener} listens at a socket of uid {owner}; not asked", str(path))
+    return connection
 
 
 def shake_hands(
@@ -294,6 +306,12 @@ def shake_hands(
 
 def _is_attached(machine: VnicAttach) -> bool:
     return machine.state is VnicState.ATTACHED
+
+
+def _owners(provider: SecurityProvider) -> tuple[int, ...] | None:
+    """Whose sockets may be asked, besides our own and the system's. None: anybody's, for the proof says who it is."""
+    owners: tuple[int, ...] | None = getattr(provider, "socket_owners", ())
+    return owners
 
 
 def _program() -> str:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
 from layer8.security import LocalProvider, load_provider
+from layer8.security.files import StateError
+from layer8.testing import make_overlay
 
 
 @pytest.fixture
@@ -33,6 +36,35 @@ def test_a_string_names_a_factory(module: types.ModuleType) -> None:
     module.inside = types.SimpleNamespace(factory=lambda: provider)  # type: ignore[attr-defined]
     assert load_provider("made_provider:factory") is provider
     assert load_provider("made_provider:inside.factory") is provider
+
+
+def test_the_environment_decides_where_nothing_is_given(tmp_path: Path) -> None:
+    overlay = make_overlay(tmp_path, "shop")
+    web, other = overlay.vnic("web"), overlay.vnic("other")
+    for spec, environ, expected in (
+        (None, {"LAYER8_IDENTITY": web}, "<X509Provider layer8://shop/vnic/web>"),
+        ("x509", {"LAYER8_IDENTITY": web}, "<X509Provider layer8://shop/vnic/web>"),
+        (f"x509:{other}", {"LAYER8_IDENTITY": web}, "<X509Provider layer8://shop/vnic/other>"),
+        (None, {"LAYER8_SECURITY": f"x509:{other}", "LAYER8_IDENTITY": web}, "<X509Provider layer8://shop/vnic/other>"),
+        (None, {"LAYER8_SECURITY": "local", "LAYER8_IDENTITY": web}, repr(LocalProvider())),
+        ("local:1234", {"LAYER8_IDENTITY": web}, "LocalProvider(uid=1234)"),
+        ("local:root", {}, "LocalProvider(uid=0)"),
+    ):
+        assert repr(load_provider(spec, environ)) == expected
+
+
+def test_the_usual_place_of_an_identity_is_in_the_users_configuration(tmp_path: Path) -> None:
+    overlay = make_overlay(tmp_path)
+    (tmp_path / "layer8").mkdir()
+    Path(overlay.vnic("web")).rename(tmp_path / "layer8" / "identity")
+    assert repr(load_provider("x509", {"XDG_CONFIG_HOME": str(tmp_path)})) == "<X509Provider layer8://test/vnic/web>"
+
+
+def test_an_identity_that_is_not_there_is_an_error_that_names_the_place(tmp_path: Path) -> None:
+    with pytest.raises(StateError, match="nowhere"):
+        load_provider(f"x509:{tmp_path}/nowhere")
+    with pytest.raises(ValueError, match="no user"):
+        load_provider("local:nobody-has-this-name")
 
 
 def test_a_class_is_its_own_factory() -> None:
