@@ -192,6 +192,14 @@ class Authority:
             revoked=revoked,
         )
 
+    def service_leaf(self, public: ec.EllipticCurvePublicKey, now: float, lifetime: float) -> bytes:
+        """The authority's own leaf (PEM), for the port where others enrol."""
+        with locked(self.path):
+            trust = self.trust()
+            index = trust.signing(now)
+            root, key = trust.roots[index].certificate, self._key(index)
+        return certificates.to_pem(certificates.make_service_leaf(root, key, self.overlay, public, now, lifetime))
+
     def sign(self, request: bytes, now: float, lifetime: float = LEAF_SECONDS) -> Issued:
         """A leaf for a signing request (PEM) that the operator vouches for. Raises CertificateError."""
         identity, public = certificates.check_request(request)

@@ -151,6 +151,10 @@ def certificate_from_pem(data: bytes) -> x509.Certificate:
         raise CertificateError("certificate", "it cannot be read") from error
 
 
+def to_der(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.DER)
+
+
 def to_pem(thing: x509.Certificate | x509.CertificateSigningRequest | x509.CertificateRevocationList) -> bytes:
     return thing.public_bytes(serialization.Encoding.PEM)
 
@@ -195,6 +199,30 @@ def make_leaf(
     usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
     if identity.role is Role.VNET:
         usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
+    return _sign_leaf(root, root_key, identity.uri, usages, public, now, lifetime)
+
+
+def service_uri(overlay: str) -> str:
+    """The name in the leaf by which the authority itself is known where others enrol. It is no identity."""
+    return f"layer8://{overlay}/authority"
+
+
+def make_service_leaf(
+    root: x509.Certificate, root_key: Key, overlay: str, public: ec.EllipticCurvePublicKey, now: float, lifetime: float
+) -> x509.Certificate:
+    """The authority's own leaf, to listen with; nobody takes it for a Vnet or a Vnic."""
+    return _sign_leaf(root, root_key, service_uri(overlay), [ExtendedKeyUsageOID.SERVER_AUTH], public, now, lifetime)
+
+
+def _sign_leaf(
+    root: x509.Certificate,
+    root_key: Key,
+    uri: str,
+    usages: list[x509.ObjectIdentifier],
+    public: ec.EllipticCurvePublicKey,
+    now: float,
+    lifetime: float,
+) -> x509.Certificate:
     return (
         x509.CertificateBuilder()
         .subject_name(x509.Name([]))
@@ -203,7 +231,7 @@ def make_leaf(
         .serial_number(x509.random_serial_number())
         .not_valid_before(_utc(now - BACKDATED_SECONDS))
         .not_valid_after(_utc(min(now + lifetime, root.not_valid_after_utc.timestamp())))
-        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(identity.uri)]), critical=True)
+        .add_extension(x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri)]), critical=True)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
@@ -368,18 +396,35 @@ class Trust:
         identity = leaf_identity(certificate)
         if identity.overlay != self.overlay:
             raise CertificateError(what, f"{identity} is of another overlay than {self.overlay}")
-        issuer = next((root for root in self.believed(now) if _issued(root, certificate)), None)
-        if issuer is None:
-            raise CertificateError(what, f"{identity} is not signed by an authority of {self.overlay}")
-        if not issuer.not_valid_before_utc.timestamp() <= now < issuer.not_valid_after_utc.timestamp():
-            raise CertificateError(what, f"the authority that signed {identity} is not valid now")
-        if now < certificate.not_valid_before_utc.timestamp():
-            raise CertificateError(what, f"{identity} is not valid yet: from {certificate.not_valid_before_utc}")
-        if now >= certificate.not_valid_after_utc.timestamp():
-            raise CertificateError(what, f"{identity} has expired: {certificate.not_valid_after_utc}")
+        self._check_signed(certificate, str(identity), now)
         if revoked is not None and revoked.get_revoked_certificate_by_serial_number(certificate.serial_number):
             raise CertificateError(what, f"{identity} was revoked (serial {certificate.serial_number:x})")
         return identity
+
+    def check_service(self, certificate: x509.Certificate, now: float) -> None:
+        """Whether this is the authority's own leaf, good now. Raises CertificateError."""
+        what = "authority"
+        try:
+            names = list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+            usages = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension) as error:
+            raise CertificateError(what, f"its certificate is not one of an authority: {error}") from error
+        mine = x509.UniformResourceIdentifier(service_uri(self.overlay))
+        if names != [mine] or list(usages) != [ExtendedKeyUsageOID.SERVER_AUTH]:
+            raise CertificateError(what, "who answered is not the authority")
+        self._check_signed(certificate, mine.value, now)
+
+    def _check_signed(self, certificate: x509.Certificate, who: str, now: float) -> None:
+        what = "certificate"
+        issuer = next((root for root in self.believed(now) if _issued(root, certificate)), None)
+        if issuer is None:
+            raise CertificateError(what, f"{who} is not signed by an authority of {self.overlay}")
+        if not issuer.not_valid_before_utc.timestamp() <= now < issuer.not_valid_after_utc.timestamp():
+            raise CertificateError(what, f"the authority that signed {who} is not valid now")
+        if now < certificate.not_valid_before_utc.timestamp():
+            raise CertificateError(what, f"{who} is not valid yet: from {certificate.not_valid_before_utc}")
+        if now >= certificate.not_valid_after_utc.timestamp():
+            raise CertificateError(what, f"{who} has expired: {certificate.not_valid_after_utc}")
 
     def check_revocations(self, data: bytes, now: float) -> tuple[x509.CertificateRevocationList, int]:
         """A list (PEM) and its number. Raises CertificateError for one that no root of this overlay has signed."""

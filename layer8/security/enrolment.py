@@ -1,11 +1,47 @@
-"""How somebody gets a certificate who does not have the authority's directory."""
+"""How somebody gets a certificate who does not have the authority's directory: what is said, without any I/O.
+
+    joiner                                    authority                        inside TLS 1.3; ALPN "layer8-join/1"
+              ◀────────────── Roots(trust) ──                                  who the authority is
+    Join(token, request)       ──▶                                             a newcomer, with a token
+    Renew(request)             ──▶                                             a member, by its certificate in TLS
+    Lists()                    ──▶                                             the same
+              ◀── Given(certificate, trust, revoked) ── or Denied(text)        and the end
+
+The joiner believes nothing until it knows the authority: the list of roots has the fingerprint that stands in its
+token (or that it has known for long), and the certificate in TLS is the authority's own, by a root of that list. Only
+then the token leaves it. So who stands in between, a Vnet that passes the connection on, say, sees nothing.
+
+A stranger learns whether its token was good and nothing else; why it was not stands in the authority's log.
+`layer8.security.enrolment_service` and `enrolment_client` bring the bytes to and fro.
+"""
 
 from __future__ import annotations
 
-import msgspec
+import enum
+from collections.abc import Callable
 
-from layer8.security.authority import Issued
-from layer8.security.certificates import LARGEST_LIST, CertificateError
+import msgspec
+from cryptography import x509
+
+from layer8.errors import Layer8Error
+from layer8.security import certificates
+from layer8.security.authority import Authority, Issued, JoinError, Token
+from layer8.security.certificates import BACKDATED_SECONDS, LARGEST_LIST, CertificateError, Identity, Trust
+
+ALPN = "layer8-join/1"
+LARGEST_QUESTION = 16384  # bytes; a signing request has about 400
+LARGEST_ANSWER = 3 * LARGEST_LIST
+
+
+class EnrolmentRefused(Layer8Error):
+    """The authority gives nothing. `reason`: what it said."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the authority refused: {self.reason}"
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +62,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     def decode(cls, data: bytes) -> Answer:
         """Raises CertificateError."""
         try:
-            if len(data) > 3 * LARGEST_LIST:
+            if len(data) > LARGEST_ANSWER:
                 raise ValueError("it is too large")
             return msgspec.json.decode(data, type=cls)
         except (ValueError, msgspec.DecodeError) as error:
@@ -34,3 +70,242 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self) + b"\n"
+
+
+# ── messages ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Message(msgspec.Struct, frozen=True, tag_field="t", kw_only=True):
+    pass
+
+
+class Roots(_Message, frozen=True, tag="roots"):
+    trust: bytes
+
+
+class Join(_Message, frozen=True, tag="join"):
+    """`token`: its text."""
+
+    token: str
+    request: bytes
+
+    def __repr__(self) -> str:
+        return "<Join>"
+
+
+class Renew(_Message, frozen=True, tag="renew"):
+    request: bytes
+
+
+class Lists(_Message, frozen=True, tag="lists"):
+    pass
+
+
+class Given(_Message, frozen=True, tag="given"):
+    """`certificate`: empty when only the lists were asked for."""
+
+    certificate: bytes
+    trust: bytes
+    revoked: bytes
+
+
+class Denied(_Message, frozen=True, tag="denied"):
+    text: str
+
+
+_questions = msgspec.msgpack.Decoder(Join | Renew | Lists)
+_answers = msgspec.msgpack.Decoder(Roots | Given | Denied)
+
+
+class _Frames:
+    """Messages behind a big-endian u32. Raises ValueError for a length that is too large."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        self._buffer += data
+        found = []
+        while len(self._buffer) >= 4:
+            length = int.from_bytes(self._buffer[:4], "big")
+            if not 0 < length <= self._limit:
+                raise ValueError(f"a message of {length} bytes")
+            if len(self._buffer) < 4 + length:
+                break
+            found.append(bytes(self._buffer[4 : 4 + length]))
+            del self._buffer[: 4 + length]
+        return found
+
+
+def _frame(message: _Message) -> bytes:
+    body = msgspec.msgpack.encode(message)
+    return len(body).to_bytes(4, "big") + body
+
+
+def is_enrolment(hello: bytes) -> bool:
+    """Whether the first bytes of a TLS connection (its ClientHello) ask for enrolment: for a port that serves other
+    things too. Nothing is believed by it: it only says which of two doors is knocked at."""
+    return hello[:1] == b"\x16" and ALPN.encode() in hello
+
+
+# ── the authority's side ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+class What(enum.StrEnum):
+    """What came of it, for the audit log."""
+
+    JOIN = "join"
+    RENEW = "renew"
+    LISTS = "lists"
+
+
+Told = Callable[[What, str, bool, str], None]
+"""Is told what was asked, by whom (a URI, or empty), whether it was granted, and why not."""
+
+
+class Registrar:
+    """One connection's end at the authority. Send `greeting`, then what `receive` returns; `done` ends it."""
+
+    def __init__(self, authority: Authority, peer: bytes | None, told: Told = lambda *_: None) -> None:
+        """`peer`: the certificate (DER) that the other side has shown in TLS, if any."""
+        self._authority = authority
+        self._peer = peer
+        self._told = told
+        self._frames = _Frames(LARGEST_QUESTION)
+        self.done = False
+
+    def greeting(self) -> bytes:
+        return _frame(Roots(trust=self._authority.lists()[0]))
+
+    def receive(self, data: bytes, now: float) -> bytes:
+        """`now`: Unix seconds. Never raises for what a stranger sent."""
+        if self.done:
+            return b""
+        try:
+            messages = self._frames.feed(data)
+            if not messages:
+                return b""
+            question = _questions.decode(messages[0])
+        except (ValueError, msgspec.DecodeError, RecursionError):
+            self.done = True
+            return _frame(Denied(text="this is no question"))
+        self.done = True
+        return _frame(self._answer(question, now))
+
+    def _answer(self, question: Join | Renew | Lists, now: float) -> Given | Denied:
+        match question:
+            case Join():
+                return self._join(question, now)
+            case Renew():
+                return self._renew(question, now)
+            case Lists():
+                return self._lists(now)
+
+    def _join(self, question: Join, now: float) -> Given | Denied:
+        try:
+            issued = self._authority.redeem(Token.parse(question.token), question.request, now)
+        except (JoinError, CertificateError) as error:
+            self._told(What.JOIN, "", False, str(error))
+            return Denied(text="the join token, or what it was brought with, is not good")
+        except Layer8Error as error:
+            self._told(What.JOIN, "", False, str(error))
+            return Denied(text="the authority failed; its log says more")
+        self._told(What.JOIN, issued.identity.uri, True, "")
+        return _given(issued)
+
+    def _renew(self, question: Renew, now: float) -> Given | Denied:
+        uri = ""
+        try:
+            certificate, member = self._member(now)
+            uri = member.uri
+            wanted, public = certificates.check_request(question.request)
+            if wanted != member:
+                raise CertificateError("signing request", f"it asks for {wanted}")
+            validity = certificate.not_valid_after_utc - certificate.not_valid_before_utc
+            lifetime = max(1.0, validity.total_seconds() - BACKDATED_SECONDS)
+            issued = self._authority.issue(member, public, now, lifetime)
+        except (Layer8Error, ValueError) as error:
+            self._told(What.RENEW, uri, False, str(error))
+            return Denied(text="only who is a member may renew, and only its own")
+        self._told(What.RENEW, uri, True, "")
+        return _given(issued)
+
+    def _lists(self, now: float) -> Given | Denied:
+        try:
+            self._member(now)
+        except (Layer8Error, ValueError) as error:
+            self._told(What.LISTS, "", False, str(error))
+            return Denied(text="only a member is told")
+        trust, revoked = self._authority.lists()
+        return Given(certificate=b"", trust=trust, revoked=revoked)
+
+    def _member(self, now: float) -> tuple[x509.Certificate, Identity]:
+        if self._peer is None:
+            raise CertificateError("certificate", "there is none")
+        certificate = x509.load_der_x509_certificate(self._peer)
+        trust, revoked = self._authority.lists()
+        roots = Trust.decode(trust)
+        list_, _ = roots.check_revocations(revoked, now)
+        return certificate, roots.identify(certificate, now, list_)
+
+
+def _given(issued: Issued) -> Given:
+    return Given(certificate=issued.certificate, trust=issued.trust, revoked=issued.revoked)
+
+
+# ── the other side ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Applicant:
+    """One connection's end at who wants something. `answer` is there when `receive` has had it all.
+
+    `known`: how the authority is known: the fingerprint of the overlay, or the list of roots.
+    `ask`: makes the question, once the overlay is known.
+    """
+
+    def __init__(self, known: bytes | Trust, ask: Callable[[str], Join | Renew | Lists]) -> None:
+        self._known = known
+        self._ask = ask
+        self._frames = _Frames(LARGEST_ANSWER)
+        self._asked = False
+        self.answer: Given | None = None
+
+    def receive(self, data: bytes, peer: bytes | None, now: float) -> bytes:
+        """What to send next. `peer`: the certificate (DER) at the other end of TLS.
+
+        Raises CertificateError for who is not the authority, EnrolmentRefused, or ValueError for what makes no sense.
+        """
+        out = b""
+        for body in self._frames.feed(data):
+            try:
+                message = _answers.decode(body)
+            except (msgspec.DecodeError, RecursionError) as error:
+                raise ValueError(f"this is no authority's answer: {error}") from None
+            match message:
+                case Roots() if not self._asked:
+                    self._asked = True
+                    out += _frame(self._ask(self._check(message, peer, now)))
+                case Given() if self._asked:
+                    self.answer = message
+                case Denied():
+                    raise EnrolmentRefused(message.text[:500])
+                case _:
+                    raise ValueError("this is no authority's answer: it is out of order")
+        return out
+
+    def _check(self, roots: Roots, peer: bytes | None, now: float) -> str:
+        offered = Trust.decode(roots.trust)
+        fingerprint = self._known if isinstance(self._known, bytes) else self._known.fingerprint
+        if offered.fingerprint != fingerprint:
+            raise CertificateError("authority", "it is of another overlay")
+        if isinstance(self._known, Trust) and not offered.follows(self._known):
+            offered = self._known  # what is known already is as new, or newer
+        if peer is None:
+            raise CertificateError("authority", "it has shown no certificate")
+        try:
+            certificate = x509.load_der_x509_certificate(peer)
+        except ValueError as error:
+            raise CertificateError("authority", f"its certificate cannot be read: {error}") from error
+        offered.check_service(certificate, now)
+        return offered.overlay
