@@ -10,7 +10,6 @@ they are. One that has printed what it found and only has a status to give retur
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -73,6 +72,8 @@ class Commands(click.Group):
 
 def _version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value and not context.resilient_parsing:
+        import importlib.metadata  # which takes a tenth of the start of a command
+
         try:
             version = importlib.metadata.version("layer8")
         except importlib.metadata.PackageNotFoundError:

@@ -7,6 +7,7 @@ understood is a ProtocolViolation, after which the connection is over.
 
 from __future__ import annotations
 
+import functools
 from types import UnionType
 from typing import get_args
 
@@ -62,6 +63,13 @@ def encode(message: Wire) -> Frame:
     return len(body).to_bytes(LENGTH_BYTES, "little") + body
 
 
+@functools.cache
+def _decoder(types: type[Wire] | UnionType) -> tuple[msgspec.msgpack.Decoder[Wire], frozenset[object]]:
+    """What decodes these kinds, and their tags; made once."""
+    kinds = get_args(types) if isinstance(types, UnionType) else (types,)
+    return msgspec.msgpack.Decoder(types), frozenset(kind.__struct_config__.tag for kind in kinds)
+
+
 class Decoder:
     """Messages from a stream of bytes, however it is cut. Belongs to one connection; not thread-safe.
 
@@ -71,9 +79,7 @@ class Decoder:
 
     def __init__(self, types: type[Wire] | UnionType, limit: int = CONTROL_BYTES) -> None:
         self.limit = limit
-        kinds = get_args(types) if isinstance(types, UnionType) else (types,)
-        self._kinds = {kind.__struct_config__.tag for kind in kinds}
-        self._messages: msgspec.msgpack.Decoder[Wire] = msgspec.msgpack.Decoder(types)
+        self._messages, self._kinds = _decoder(types)
         self._buffer = bytearray()
         self._violation: ProtocolViolation | None = None
 

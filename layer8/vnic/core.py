@@ -58,6 +58,7 @@ from layer8.vnic.attachment import (
     RING_BYTES,
     Attachment,
     NotAdopted,
+    Stopped,
     attach,
     attach_again,
 )
@@ -74,6 +75,7 @@ from layer8.vnic.records import Records
 from layer8.vnic.refusals import UNKNOWN, error_of_failed
 from layer8.vnic.replies import Replies
 from layer8.vnic.topics import Interest, Topics
+from layer8.vnic.turns import look_around, turn
 from layer8.vnic.waiting import deadline_after, remaining, slice_of
 
 _logger = logging.getLogger("layer8.vnic")
@@ -185,8 +187,15 @@ class Core:
         if self._looks > _QUICK_LOOKS and now < self._look_at:
             raise VnetNotFound(tuple(map(str, self._paths)))
         self._look_at = now + _LOOK_SECONDS * random.uniform(0.5, 1.0)
+        keeper = self.keeper
+        with turn(self._paths, lambda: keeper.is_stopped) as mine:
+            if not mine:
+                raise Stopped
+            return self._attach_next()
+
+    def _attach_next(self) -> Attachment:
+        keeper = self.keeper
         if self._kept is not None:
-            keeper = self.keeper
             try:
                 return attach_again(
                     self._kept,
@@ -362,6 +371,7 @@ class Core:
             self.presence.leave()
             self.outbox.handles.lose()
             self.keeper.stop()
+            look_around()
             self.keeper.join(min(remaining(deadline), 1e6))
             _open_cores.discard(self)
             kept, self._kept = self._kept, None

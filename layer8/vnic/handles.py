@@ -12,6 +12,7 @@ number stood for is remembered for a while, because a report may come long after
 from __future__ import annotations
 
 import functools
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -215,7 +216,7 @@ class Handles:
         """All were asked for: the slots of the others are free."""
         with self._presence.lock:
             taken = {handle.slot for table in self._open for handle in table.values()}
-            self._free = deque(slot for slot in range(SLOTS) if slot not in taken)
+            self._free = deque(itertools.filterfalse(taken.__contains__, range(SLOTS)))
             self.quick = self._open[0] if len(self) < _MANY else {}
 
     def lose(self) -> None:

@@ -6,7 +6,7 @@ import threading
 
 from layer8.errors import Closed
 from layer8.vnic.attachment import Attachment
-from layer8.vnic.waiting import slice_of
+from layer8.vnic.waiting import nap_of
 
 
 class Presence:
@@ -47,7 +47,7 @@ class Presence:
             with self.lock:
                 self.check_open()
                 if self.attachment is None:
-                    seconds = slice_of(deadline)
+                    seconds = nap_of(deadline)
                     if seconds == 0:
                         return None
                     self._changed.wait(seconds)
@@ -58,7 +58,7 @@ class Presence:
         with self.lock:
             while self.attachment is attachment:
                 self.check_open()
-                seconds = slice_of(deadline)
+                seconds = nap_of(deadline)
                 if seconds == 0:
                     return False
                 self._changed.wait(seconds)

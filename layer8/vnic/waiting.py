@@ -16,6 +16,8 @@ from layer8.names import check_timeout
 SLICE = 0.2
 """Longest wait in seconds without looking at signals and at the state of the Vnic."""
 
+_LONGEST_NAP = 60.0
+
 NOW = -math.inf
 """The deadline of whoever does not wait."""
 
@@ -47,6 +49,13 @@ def remaining(deadline: float) -> float:
 def slice_of(deadline: float) -> float:
     """How long to wait now before looking around, in seconds; 0.0 when the time has passed."""
     return min(SLICE, remaining(deadline))
+
+
+def nap_of(deadline: float) -> float:
+    """As `slice_of`, for who is woken by every change: only the main thread has signals to look at besides."""
+    if threading.get_ident() == threading.main_thread().ident:
+        return slice_of(deadline)
+    return min(_LONGEST_NAP, remaining(deadline))
 
 
 class Gate:

@@ -27,11 +27,11 @@ def part(count: int) -> None:
     print("ready", flush=True)
     for _ in sys.stdin:
         got = [0.0] * count
+        away = threading.Event()
 
-        def one(number: int, got: list[float] = got) -> None:
+        def one(number: int, got: list[float] = got, away: threading.Event = away) -> None:
+            away.wait()
             vnic = vnics[number]
-            while vnic.state == "attached":
-                time.sleep(0.005)
             vnic.send(vnic.uuid, b"y", timeout=60)
             vnic.receive(60)
             got[number] = time.monotonic()
@@ -40,6 +40,9 @@ def part(count: int) -> None:
         for thread in threads:
             thread.start()
         print("armed", flush=True)
+        while any(vnic.state == "attached" for vnic in vnics):  # one that looks: a thousand would take the processors
+            time.sleep(0.02)
+        away.set()
         for thread in threads:
             thread.join()
         print(*got, flush=True)

@@ -87,8 +87,9 @@ MakeVnic = Callable[..., Vnic]
 
 
 @pytest.fixture
-def vnet() -> Iterator[RunningVnet]:
-    with running_vnet() as running:
+def vnet(request: pytest.FixtureRequest) -> Iterator[RunningVnet]:
+    """A parameter is its configuration."""
+    with running_vnet(config=getattr(request, "param", None)) as running:
         yield running
 
 

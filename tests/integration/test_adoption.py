@@ -163,6 +163,27 @@ def test_a_clean_restart_loses_and_doubles_nothing(vnet: RunningVnet, run: Calla
     print(books.check())
 
 
+@pytest.mark.parametrize(
+    "vnet", [{"max_ports": 2000, "ports_per_uid": 2000, "bytes_per_uid": 1 << 40}], indirect=True, ids=["large"]
+)
+def test_a_thousand_ports_come_back(vnet: RunningVnet, run: Callable[..., Any], make_vnic: Callable[..., Vnic]) -> None:
+    crowds = [run("crowd", 250) for _ in range(4)]
+    for crowd in crowds:
+        crowd.wait_for("ready")
+    for crowd in crowds:
+        crowd.tell("round")
+    for crowd in crowds:
+        crowd.wait_for("sent")
+    vnet.kill()
+    vnet.restart()
+    for crowd in crowds:
+        crowd.wait_for("came")  # by now or before
+        crowd.tell("round")  # through which nobody gets who has not come back
+        crowd.wait_for("sent")
+        assert crowd.wait_for("came") == "250"
+    assert len(make_vnic(timeout=60).health(kind="vnic", state="UP")) == 1001
+
+
 @contextlib.contextmanager
 def daemon(directory: Path, *names: str) -> Iterator[subprocess.Popen[str]]:
     """One process with several Vnets; killed at the end."""
