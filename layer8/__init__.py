@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         Unreachable,
         VnetNotFound,
     )
-    from layer8.health_record import HealthRecord, State
+    from layer8.health_record import HealthEvent, HealthRecord, LinkRecord, State
     from layer8.message import Message, Request, Undeliverable
     from layer8.vnic import Vnic
 
@@ -32,6 +32,8 @@ __all__ = [
     "Request",
     "Undeliverable",
     "HealthRecord",
+    "HealthEvent",
+    "LinkRecord",
     "State",
     "Layer8Error",
     "VnetNotFound",
@@ -53,6 +55,8 @@ _HOMES = {
     "Undeliverable": "layer8.message",
     "HealthRecord": "layer8.health_record",
     "State": "layer8.health_record",
+    "HealthEvent": "layer8.health_record",
+    "LinkRecord": "layer8.health_record",
 }
 
 

@@ -14,8 +14,10 @@ def test_public_names_are_these() -> None:
     assert sorted(layer8.__all__) == [
         "Backpressure",
         "Closed",
+        "HealthEvent",
         "HealthRecord",
         "Layer8Error",
+        "LinkRecord",
         "Message",
         "MessageTooLarge",
         "NotAuthorized",

@@ -147,6 +147,35 @@ class Health(Wire, frozen=True, tag="health"):
     limit: int = 100
 
 
+class Watch(Wire, frozen=True, tag="watch"):
+    """Done, then Watched events under the number `watch`, which the Vnic chooses: the records that match, then every
+    change of one. The same number again begins anew."""
+
+    id: int
+    watch: int
+    filters: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+class WatchAck(Wire, frozen=True, tag="watch-ack"):
+    """One Watched was taken: the next may come. Without an answer."""
+
+    watch: int
+
+
+class Unwatch(Wire, frozen=True, tag="unwatch"):
+    id: int
+    watch: int
+
+
+class Announce(Wire, frozen=True, tag="announce"):
+    """What this Vnic is to others, all of it: `services`, the names under which it answers requests; `reports`, whether
+    it answers ReportWanted."""
+
+    id: int
+    services: tuple[str, ...] = ()
+    reports: bool = False
+
+
 class Topics(Wire, frozen=True, tag="topics"):
     """Topics with their numbers of subscribers: Done.topics."""
 
@@ -219,6 +248,18 @@ class PortClosed(Wire, frozen=True, tag="port-closed"):
     reason: str
 
 
+class Watched(Wire, frozen=True, tag="watched"):
+    """Records of a watch, in the order of their changes. `forgotten`: DOWN ones that are no longer kept. `first`: the
+    present state begins; `complete`: it was told. `code`: the watch is over, not-authorized."""
+
+    watch: int
+    records: tuple[HealthRecord, ...] = ()
+    forgotten: tuple[UUID, ...] = ()
+    first: bool = False
+    complete: bool = False
+    code: str = ""
+
+
 FromVnic = (
     Hello
     | Attach
@@ -228,6 +269,10 @@ FromVnic = (
     | Unsubscribe
     | Find
     | Health
+    | Watch
+    | WatchAck
+    | Unwatch
+    | Announce
     | Topics
     | WhoIs
     | Draining
@@ -235,4 +280,4 @@ FromVnic = (
     | Resume
     | Ping
 )
-FromVnet = Challenge | Attached | Refused | Done | Failed | Stopping | PortClosed
+FromVnet = Challenge | Attached | Refused | Done | Failed | Stopping | PortClosed | Watched

@@ -67,6 +67,7 @@ class VnetConfig:
     pending_per_uid: int = 256  # attaches under way
     observers_per_uid: int = 256  # control connections without a port (tools)
     finds_per_port: int = 1024  # that wait at one time
+    watches_per_port: int = 64
     pending_per_address: int = 64  # connections from one address of the network that have not proved anything yet
     pending_connections: int = 512  # the same, of all addresses
     attach_timeout: float = 3.0
@@ -116,6 +117,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "pending_per_uid": (1, 65535),
     "observers_per_uid": (0, 65535),
     "finds_per_port": (0, 1 << 20),
+    "watches_per_port": (0, 1 << 20),
     "pending_per_address": (1, 65535),
     "pending_connections": (1, 65535),
     "attach_timeout": (0.01, 60),

@@ -34,6 +34,7 @@ from layer8.vnet.admission import Admission, Newcomer
 from layer8.vnet.complaints import Complaints
 from layer8.vnet.config import VnetConfig
 from layer8.vnet.health_desk import HealthDesk
+from layer8.vnet.health_requests import HealthRequests
 from layer8.vnet.lobby import Lobby, turn_away
 from layer8.vnet.network import Network
 from layer8.vnet.place import Place
@@ -89,6 +90,8 @@ class Vnet:
         self.stopping = False
         self.health = HealthDesk(self, loop)
         self.directory = self.health.directory
+        self._requests = HealthRequests(self.health, self.board, loop, watches_per_port=config.watches_per_port)
+        self.handle = self._requests.handle
         self.network = Network(self, loop)
         self.failed: asyncio.Future[int] = loop.create_future()
         self._loop = loop
@@ -468,6 +471,7 @@ class Vnet:
         if session not in self._sessions:
             return
         self._sessions.discard(session)
+        self._requests.over(session)
         newcomer = session.newcomer
         if newcomer.port is None:
             self.accounts.give_observer(newcomer.uid)

@@ -22,6 +22,7 @@ from layer8.health.directory import Directory, Event
 from layer8.health_record import HealthRecord
 from layer8.protocol.codec import Frame, Unknown
 from layer8.protocol.control import (
+    Announce,
     Detach,
     Done,
     Draining,
@@ -37,6 +38,9 @@ from layer8.protocol.control import (
     Subscribe,
     Topics,
     Unsubscribe,
+    Unwatch,
+    Watch,
+    WatchAck,
     WhoIs,
     Wire,
 )
@@ -78,6 +82,9 @@ class Hall(Protocol):
         """An adopted port has renewed what it had; returns when records move."""
 
     def allowed(self, who: Principal, action: Action, what: Resource) -> bool: ...
+
+    def handle(self, session: Session, message: Wire) -> None:
+        """What is asked of the health desk."""
 
     async def refresh(self, alias: str | None = None, uuid: UUID | None = None) -> None:
         """Brings the directory's figures up to date: of all, of the members of an alias, or of one."""
@@ -143,18 +150,18 @@ class Session:
             case Grant():
                 self._grant(message)
             case Release(id=id, slot=slot, generation=generation):
-                self._answer(id, self._hall.board.release(self._own_port(), slot, generation))
+                self._answer(id, self._hall.board.release(self.own_port(), slot, generation))
             case Subscribe(id=id, topic=topic, number=number, renew=renew):
-                self._answer(id, self._hall.board.subscribe(self._own_port(), topic, number, renew), changed=True)
+                self._answer(id, self._hall.board.subscribe(self.own_port(), topic, number, renew), changed=True)
             case Unsubscribe(id=id, number=number):
-                self._answer(id, self._hall.board.unsubscribe(self._own_port(), number), changed=True)
+                self._answer(id, self._hall.board.unsubscribe(self.own_port(), number), changed=True)
             case Find():
                 self._start(self._find(message))
             case Health():
-                self._require(Action.READ_HEALTH)
+                self.require(Action.READ_HEALTH)
                 self._start(self._health(message))
             case Topics(id=id, after=after):
-                self._require(Action.READ_HEALTH)
+                self.require(Action.READ_HEALTH)
                 page = self._hall.board.topics_after(after, _TOPICS_PER_PAGE + 1)
                 more = len(page) > _TOPICS_PER_PAGE
                 self._stream.send(Done(id=id, topics=tuple(page[:_TOPICS_PER_PAGE]), more=more))
@@ -164,7 +171,7 @@ class Session:
                     raise Refusal("not-found", f"no principal has the number {number}")
                 self._stream.send(Done(id=id, text=uri))
             case Draining(id=id):
-                left = self._hall.board.drain(self._own_port())
+                left = self._hall.board.drain(self.own_port())
                 self._hall.changed(self)
                 if left is None:
                     self._stream.send(Done(id=id))
@@ -173,9 +180,11 @@ class Session:
             case Detach(id=id):
                 self._detach(id)
             case Resume(id=id):
-                self._start(self._resume(id, self._own_port()))
+                self._start(self._resume(id, self.own_port()))
             case Ping(id=id):
                 self._stream.send(Done(id=id))
+            case Watch() | WatchAck() | Unwatch() | Announce():
+                self._hall.handle(self, message)
             case Unknown(id=id, kind=kind):
                 if id is not None:  # without one it was an event, which a newer library may send
                     self._stream.send(Failed(id=id, code="unsupported", text=f"{kind!r} is not known to this Vnet"))
@@ -184,7 +193,7 @@ class Session:
 
     def _grant(self, request: Grant) -> None:
         slot, generation = request.slot, request.generation
-        port = self._own_port()
+        port = self.own_port()
         try:
             granted = self._hall.board.grant(port, slot, generation, request.kind, request.name, request.action)
         except Refusal as refusal:
@@ -213,17 +222,27 @@ class Session:
         else:
             self._stream.send(Failed(id=id, code="invalid", text="the port is closed"))
 
-    def _own_port(self) -> BoardPort:
+    def own_port(self) -> BoardPort:
         if self.port is None:
             raise Refusal("invalid", "an observer has no port")
         if self._hall.stopping:
             raise Refusal("stopping", "this Vnet is stopping")
         return self.port
 
-    def _require(self, action: Action) -> None:
+    def may(self, action: Action) -> bool:
+        """Whether it may do this on the overlay."""
         resource = Resource(kind=ResourceKind.OVERLAY, name=self._hall.overlay)
-        if not self._hall.allowed(self.newcomer.principal, action, resource):
-            raise Refusal("not-authorized", "", (self.newcomer.principal.uri, action.value, str(resource)))
+        return self._hall.allowed(self.newcomer.principal, action, resource)
+
+    def require(self, action: Action) -> None:
+        """Raises Refusal unless it may."""
+        if not self.may(action):
+            overlay = str(Resource(kind=ResourceKind.OVERLAY, name=self._hall.overlay))
+            raise Refusal("not-authorized", "", (self.newcomer.principal.uri, action.value, overlay))
+
+    def tell(self, message: Wire) -> None:
+        """Sends an answer or an event."""
+        self._stream.send(message)
 
     def _answer(self, id: int, carried_out: asyncio.Future[int], *, changed: bool = False) -> None:  # noqa: A002
         """Answers when the switch has; the answer to a request is never older than what it asked for."""
@@ -296,9 +315,9 @@ class Session:
         if not request.is_uuid:
             alias = Resource(kind=ResourceKind.ALIAS, name=request.to)
             if not self._hall.allowed(self.newcomer.principal, Action.SEND, alias):
-                self._require(Action.READ_HEALTH)
+                self.require(Action.READ_HEALTH)
             return request.to
-        self._require(Action.READ_HEALTH)
+        self.require(Action.READ_HEALTH)
         try:
             return UUID(request.to)
         except ValueError:

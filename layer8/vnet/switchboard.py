@@ -63,6 +63,7 @@ class BoardPort:
     generations: dict[int, int] = dataclasses.field(default_factory=dict)  # of each slot, the last one granted
     topics: dict[int, str] = dataclasses.field(default_factory=dict)  # by the subscriber's own number
     services: tuple[str, ...] = ()  # as its Vnic has announced
+    reports: bool = False  # it answers ReportWanted
     removed: asyncio.Future[int] | None = None  # done: nobody can reach it any more
     reaped: asyncio.Future[None] | None = None
 

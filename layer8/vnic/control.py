@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 from uuid import UUID, uuid4
 
 import msgspec
 
-from layer8.errors import Closed, Layer8Error, NotFound, Unreachable
-from layer8.health_record import HealthRecord
+from layer8.errors import Closed, Layer8Error, NotAuthorized, NotFound, Unreachable
+from layer8.health.directory import check_filters
+from layer8.health.watch import WatchView
+from layer8.health_record import HealthEvent, HealthRecord
 from layer8.names import check_timeout, destination
-from layer8.protocol.control import Done, Failed, Find, Health, Topics, Wire
+from layer8.protocol.codec import Unknown
+from layer8.protocol.control import Done, Failed, Find, Health, Topics, Watch, WatchAck, Watched, Wire
 from layer8.rendezvous import candidates
 from layer8.security.loader import load_provider
 from layer8.security.provider import SecurityProvider
@@ -40,6 +44,7 @@ class ControlClient:
         self._timeout = check_timeout(timeout)
         self._lock = threading.RLock()
         self._ids = 0
+        self._early: list[Wire | Unknown] = []  # events that came before or with an answer
         self._closed = False
         self._connection = observe(candidates(vnet), load_provider(security), uuid4(), check_timeout(attach_timeout))
 
@@ -56,7 +61,7 @@ class ControlClient:
 
     def health(self, **filters: object) -> tuple[HealthRecord, ...]:
         """The records of the overlay, in order of uuid; `filters`: fields and their values (alias="store")."""
-        wanted = {name: str(value) for name, value in filters.items()}
+        wanted = check_filters(filters)
         found: list[HealthRecord] = []
         after: UUID | None = None
         while True:
@@ -65,6 +70,37 @@ class ControlClient:
             if not page.more or not page.records:
                 return tuple(found)
             after = page.records[-1].uuid
+
+    def watch(self, **filters: object) -> Iterator[HealthEvent]:
+        """Health events, as `Vnic.watch`, for ever. Nothing else may be asked meanwhile. Raises Unreachable when the
+        Vnet is gone."""
+        wanted = check_filters(filters)
+        view = WatchView(wanted)
+        self.request(Watch(id=0, watch=1, filters=wanted))
+        waiting, self._early = self._early, []
+        while True:
+            for message in waiting:
+                if isinstance(message, Watched):
+                    if message.code:
+                        raise NotAuthorized("this process", "read-health", "the overlay")
+                    yield from view.take(
+                        message.records, message.forgotten, first=message.first, complete=message.complete
+                    )
+                    self._say(WatchAck(watch=1))
+            waiting = self._receive()
+
+    def _say(self, message: Wire) -> None:
+        try:
+            self._connection.send(message)
+        except ConnectionLost as error:
+            raise Unreachable("the Vnet", error.reason) from None
+
+    def _receive(self) -> list[Wire | Unknown]:
+        try:
+            self._connection.wait(SLICE)
+            return [message for message, _ in self._connection.receive()]
+        except ConnectionLost as error:
+            raise Unreachable("the Vnet", error.reason) from None
 
     def topics(self) -> tuple[tuple[str, int], ...]:
         """The topics that somebody subscribes to, each with its number of subscribers."""
@@ -101,9 +137,14 @@ class ControlClient:
             try:
                 self._connection.send(msgspec.structs.replace(message, id=self._ids))
                 while True:
+                    found: Done | Failed | None = None
                     for answer, _ in self._connection.receive():
-                        if isinstance(answer, (Done, Failed)) and answer.id == self._ids:
-                            return answer
+                        if isinstance(answer, (Done, Failed)):
+                            found = answer if answer.id == self._ids else found
+                        else:
+                            self._early.append(answer)
+                    if found is not None:
+                        return found
                     left = remaining(deadline)
                     if left == 0:
                         raise TimeoutError("the Vnet did not answer in time")

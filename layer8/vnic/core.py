@@ -74,6 +74,7 @@ from layer8.vnic.queues import Queue
 from layer8.vnic.records import Records
 from layer8.vnic.refusals import UNKNOWN, error_of_failed
 from layer8.vnic.replies import Replies
+from layer8.vnic.standing import Announcement, Orders
 from layer8.vnic.topics import Interest, Topics
 from layer8.vnic.turns import look_around, turn
 from layer8.vnic.waiting import deadline_after, remaining, slice_of
@@ -112,6 +113,8 @@ class Core:
         name = f"layer8-{alias or self.uuid.hex[:8]}"
         self.presence = Presence(f"Vnic {alias!r}" if alias else f"Vnic {self.uuid}")
         self.questions = Questions(self.presence)
+        self.orders = Orders(self.presence)
+        self.announcement = Announcement(self.presence, self.questions, self.orders)
         self.outbox = Outbox(self.presence, self.questions, lambda outgoing: self.keeper.push_later(outgoing))
         self.calls = Calls()
         self.dispatcher = Dispatcher(f"{name}-handlers")
@@ -232,6 +235,7 @@ class Core:
                 if isinstance(answer, Failed):
                     raise ConnectionLost(f"the Vnet does not go on with this port: {answer.text}")
                 attachment.port.reopen()
+            self._renew_orders(attachment, deadline)
         except BaseException:
             self.give_back(attachment)
             raise
@@ -249,6 +253,15 @@ class Core:
                 _logger.warning("the subscription of %r was refused: %s", interest.topic, why)
             else:
                 interest.confirm(attachment)
+
+    def _renew_orders(self, attachment: Attachment, deadline: float) -> None:
+        asked = [
+            (standing, question) for standing in self.orders.all() if (question := standing.question()) is not None
+        ]
+        answers = self.keeper.ask_all(attachment, [question for _, question in asked], deadline)
+        for (standing, _), answer in zip(asked, answers, strict=True):
+            _check_stopping(answer)
+            standing.renewed(answer)
 
     # ── away ───────────────────────────────────────────────────────────────────────────────────────────────────────
 

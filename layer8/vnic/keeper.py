@@ -19,10 +19,11 @@ from typing import Protocol
 from layer8.dataplane import Outgoing, Status
 from layer8.errors import Layer8Error, VnetNotFound
 from layer8.protocol.codec import Unknown
-from layer8.protocol.control import Done, Failed, PortClosed, Stopping, Wire
+from layer8.protocol.control import Done, Failed, PortClosed, Stopping, Watched, Wire
 from layer8.vnic.attachment import Attachment, Stopped
 from layer8.vnic.connection import ConnectionLost
 from layer8.vnic.questions import Answer, Question, Questions
+from layer8.vnic.standing import Orders
 from layer8.vnic.waiting import remaining
 
 _logger = logging.getLogger("layer8.vnic")
@@ -46,6 +47,8 @@ class Kept(Protocol):
     def found(self, attachment: Attachment) -> bool: ...
     def give_back(self, attachment: Attachment) -> None: ...
     def failed(self) -> None: ...
+    @property
+    def orders(self) -> Orders: ...
     @property
     def is_closed(self) -> bool: ...
     @property
@@ -155,6 +158,8 @@ class Keeper:
             case PortClosed(reason=reason):
                 self._reason = f"the Vnet has closed the port: {reason}"
                 _logger.warning("%s", self._reason)
+            case Watched(watch=number):
+                self._kept.orders.heard(attachment, message, number)
             case _:
                 pass  # of a newer Vnet
 

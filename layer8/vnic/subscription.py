@@ -148,6 +148,8 @@ class Service(_Closable):
                     daemon=True,
                 ).start()
         core.records.requests = self._sink
+        self._name = core.alias or str(core.uuid)
+        core.announcement.serve(self._name)
 
     def _answer(self, request: Request) -> None:
         if request.remaining == 0:
@@ -173,6 +175,8 @@ class Service(_Closable):
 
     def close(self) -> None:
         """Serves no more; what waits to be served is let go, so its callers learn at once. Safe twice."""
+        if not self._sink.closed:
+            self._core.announcement.unserve(self._name)
         self._sink.closed = True
         self._ended.set()
         if self._core.records.requests is self._sink:

@@ -20,6 +20,7 @@ from layer8.security.loader import load_provider
 from layer8.security.provider import SecurityProvider
 from layer8.vnic.calls import ttl_ms
 from layer8.vnic.core import Core
+from layer8.vnic.health_watch import HealthWatch
 from layer8.vnic.outbox import Draft, To
 from layer8.vnic.queues import Queue, Sink
 from layer8.vnic.refusals import error_of_failed
@@ -366,9 +367,9 @@ class Vnic:
                 raise error
 
     def health(self, **filters: object) -> tuple[HealthRecord, ...]:
-        """The health records of the overlay, in order of uuid. `filters`: alias, host, state, topic, kind, uuid or pid
-        with the value it shall have, for instance `alias="store"` or `state="UP"`. Raises TypeError or ValueError for
-        a filter that is none, NotAuthorized, Unreachable, Closed."""
+        """The health records of the overlay, in order of uuid. `filters`: alias, host, service, state,
+        topic, kind, uuid or pid with the value it shall have, for instance `alias="store"` or `state="UP"`. Raises
+        TypeError or ValueError for a filter that is none, NotAuthorized, Unreachable, Closed."""
         wanted = check_filters(filters)
         found: list[HealthRecord] = []
         after: UUID | None = None
@@ -381,6 +382,14 @@ class Vnic:
             if not page.more or not page.records:
                 return tuple(found)
             after = page.records[-1].uuid
+
+    def watch(self, **filters: object) -> HealthWatch:
+        """A stream of health events: who is there now, and then every change, with no gap between.
+
+        `filters`: as for `health`, and a service. Each event is a HealthEvent: "joined", "changed" or "left", with the
+        record and its reason. When this returns, the present state is known. Raises as `health` does.
+        """
+        return HealthWatch(self, self._core, check_filters(filters), self._core.timeout)
 
     def _principal(self) -> str:
         attachment = self._core.presence.attachment

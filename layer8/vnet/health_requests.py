@@ -1,0 +1,65 @@
+"""What Vnics ask of the health desk over their control sockets, beside reading records once."""
+
+from __future__ import annotations
+
+import asyncio
+
+from layer8.names import check_alias
+from layer8.protocol.control import Announce, Done, Unwatch, Watch, WatchAck, Wire
+from layer8.security.provider import Action, Resource, ResourceKind
+from layer8.vnet.health_desk import HealthDesk
+from layer8.vnet.refusal import Refusal
+from layer8.vnet.session import Session
+from layer8.vnet.switchboard import Switchboard
+from layer8.vnet.watchers import Watchers
+
+_SERVICES = 64  # that one Vnic may announce
+
+
+class HealthRequests:
+    """One a Vnet; in the loop's thread."""
+
+    def __init__(
+        self, desk: HealthDesk, board: Switchboard, loop: asyncio.AbstractEventLoop, *, watches_per_port: int
+    ) -> None:
+        self._desk = desk
+        self._board = board
+        self.watchers = Watchers(
+            desk.directory, loop, lambda session: session.may(Action.READ_HEALTH), watches_per_port
+        )
+        desk.listeners.append(self.watchers.happened)
+
+    def handle(self, session: Session, message: Wire) -> None:
+        """Raises Refusal, which is the answer then."""
+        match message:
+            case Watch(id=id, watch=number, filters=filters):
+                session.require(Action.READ_HEALTH)
+                self.watchers.open(session, number, filters)
+                session.tell(Done(id=id))
+            case WatchAck(watch=number):
+                self.watchers.taken(session, number)
+            case Unwatch(id=id, watch=number):
+                self.watchers.close(session, number)
+                session.tell(Done(id=id))
+            case Announce():
+                self._announce(session, message)
+
+    def _announce(self, session: Session, message: Announce) -> None:
+        port = session.own_port()
+        if len(message.services) > _SERVICES:
+            raise Refusal("limit", f"a Vnic announces {_SERVICES} services at most")
+        for name in message.services:
+            if name not in (port.alias, str(port.uuid)):
+                try:
+                    check_alias(name)
+                except ValueError as error:
+                    raise Refusal("invalid", str(error)) from error
+                self._board.require(port, Action.SERVE, Resource(kind=ResourceKind.ALIAS, name=name))
+        port.services = message.services
+        port.reports = message.reports
+        self._desk.changed(session)
+        session.tell(Done(id=message.id))
+
+    def over(self, session: Session) -> None:
+        """Nothing is left of the session."""
+        self.watchers.forget(session)
