@@ -161,6 +161,14 @@ class Authority:
         """The list of roots and the revocation list, as they are spread."""
         return read_private(self.path / _TRUST), read_private(self.path / _REVOKED)
 
+    def signature(self) -> object:
+        """Changes whenever the lists do."""
+        found = []
+        for name in (_TRUST, _REVOKED):
+            status = (self.path / name).stat()
+            found.append((status.st_ino, status.st_mtime_ns, status.st_size))
+        return found
+
     # ── leaves ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def issue(

@@ -9,7 +9,8 @@ from pathlib import Path
 from layer8.errors import Layer8Error
 from layer8.security import certificates, identity
 from layer8.security.authority import Token
-from layer8.security.certificates import Identity
+from layer8.security.binding import tls_binding
+from layer8.security.certificates import Identity, Trust
 from layer8.security.enrolment import ALPN, Applicant, Given, Join, Lists, Renew
 from layer8.security.enrolment_service import PATIENCE, connect, load_pair
 from layer8.security.identity import Credentials
@@ -41,10 +42,9 @@ def join(path: Path, role_and_name: tuple[str, str], token: Token, address: str,
     return made[0]
 
 
-def renew(held: Credentials, key: certificates.Key, address: str, timeout: float = PATIENCE) -> Given:
-    """A new leaf for this key. Raises as `join`."""
-    request = certificates.make_request(held.identity, key)
-    return _exchange(address, Applicant(held.trust, lambda _: Renew(request=request)), held, timeout)
+def pass_on(question: Renew, trust: Trust, address: str, timeout: float = PATIENCE) -> Given:
+    """Asks for a renewal, one's own or another's. Raises as `join`."""
+    return _exchange(address, Applicant(trust, lambda _: question), None, timeout)
 
 
 def fetch_lists(held: Credentials, address: str, timeout: float = PATIENCE) -> tuple[bytes, bytes]:
@@ -67,13 +67,13 @@ def _exchange(address: str, applicant: Applicant, held: Credentials | None, time
             connect(address, timeout) as connection,
             context.wrap_socket(connection) as secured,
         ):
-            peer = secured.getpeercert(binary_form=True)
+            binding = tls_binding(secured)
             while applicant.answer is None:
                 secured.settimeout(max(0.01, deadline - time.monotonic()))
                 data = secured.recv(65536)
                 if not data:
                     raise AuthorityUnreachable(address, "it has closed the connection")
-                question = applicant.receive(data, peer, time.time())
+                question = applicant.receive(data, binding, time.time())
                 if question:
                     secured.sendall(question)
     except TimeoutError:

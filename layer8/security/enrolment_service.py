@@ -2,8 +2,9 @@
 
     service = EnrolmentService(["0.0.0.0:7443", "/run/layer8/default.join"], Door(Authority(path)))
 
-An address is HOST:PORT, or the path of a Unix socket. A `Door` answers one connection (for a port that serves other
-things too, see `is_enrolment`); a `Passage` passes it on, as it is, to where the authority can be reached.
+An address is HOST:PORT, or the path of a Unix socket. A `Door` answers one connection; `answer_secured` is for those of
+a port that serves other things too (ALPN). A `Passage` passes a connection on, as it is, to where the authority can be
+reached.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from typing import Protocol
 from layer8.rendezvous import split_address
 from layer8.security import certificates
 from layer8.security.authority import Authority
-from layer8.security.enrolment import ALPN, Registrar, Told
+from layer8.security.binding import tls_binding
+from layer8.security.enrolment import ALPN, Registrar, Seal, Told
 
 PATIENCE = 5.0  # seconds for a whole exchange
 AT_ONCE = 16
-_LEAF_SECONDS = 3600.0
 _PASSED_BYTES = 4 << 20
 
 _logger = logging.getLogger("layer8.security")
@@ -47,9 +48,7 @@ class Door:
         self._authority = authority
         self._told = told
         self._lock = threading.Lock()
-        self._context: ssl.SSLContext | None = None
-        self._made_for: object = None
-        self._until = 0.0
+        self._seal: Seal | None = None
 
     def answer(self, connection: socket.socket, patience: float = PATIENCE) -> None:
         """One exchange, in this thread. Never raises for what the other side does."""
@@ -57,13 +56,25 @@ class Door:
         try:
             with connection:
                 connection.settimeout(patience)
-                with self._fresh_context().wrap_socket(connection, server_side=True) as secured:
+                context = _context(self._authority, self._fresh_seal(), time.time())
+                with context.wrap_socket(connection, server_side=True) as secured:
                     self._exchange(secured, deadline)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             _logger.debug("an enrolment came to nothing: %s", error)
 
+    def answer_secured(self, secured: ssl.SSLSocket, patience: float = PATIENCE) -> None:
+        """As `answer`, after the handshake. Closes it."""
+        deadline = time.monotonic() + patience
+        try:
+            with secured:
+                secured.settimeout(patience)
+                self._exchange(secured, deadline)
+        except (OSError, ValueError) as error:
+            _logger.debug("an enrolment came to nothing: %s", error)
+
     def _exchange(self, secured: ssl.SSLSocket, deadline: float) -> None:
-        registrar = Registrar(self._authority, secured.getpeercert(binary_form=True), self._told)
+        peer = secured.getpeercert(binary_form=True)
+        registrar = Registrar(self._authority, self._fresh_seal(), tls_binding(secured), peer, self._told)
         secured.sendall(registrar.greeting())
         while not registrar.done:
             secured.settimeout(max(0.01, deadline - time.monotonic()))
@@ -75,14 +86,12 @@ class Door:
                 secured.settimeout(max(0.5, deadline - time.monotonic()))
                 secured.sendall(answer)
 
-    def _fresh_context(self) -> ssl.SSLContext:
+    def _fresh_seal(self) -> Seal:
         now = time.time()
         with self._lock:
-            trust, _ = self._authority.lists()
-            if self._context is None or now > self._until or trust != self._made_for:
-                self._context = _context(self._authority, now)
-                self._until, self._made_for = now + _LEAF_SECONDS / 2, trust
-            return self._context
+            if self._seal is None or not self._seal.is_fresh(self._authority, now):
+                self._seal = Seal(self._authority, now)
+            return self._seal
 
 
 class Passage:
@@ -216,10 +225,8 @@ def connect(address: str, timeout: float) -> socket.socket:
     return connection
 
 
-def _context(authority: Authority, now: float) -> ssl.SSLContext:
-    """The authority's own leaf; a member may show its certificate, a newcomer has none."""
-    key = certificates.new_key()
-    leaf = authority.service_leaf(key.public_key(), now, _LEAF_SECONDS)
+def _context(authority: Authority, seal: Seal, now: float) -> ssl.SSLContext:
+    """A member may show its certificate, a newcomer has none."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_3
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
@@ -228,7 +235,7 @@ def _context(authority: Authority, now: float) -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_OPTIONAL
     for root in authority.trust().believed(now):
         context.load_verify_locations(cadata=certificates.to_der(root))
-    load_pair(context, certificates.key_to_pem(key) + leaf)
+    load_pair(context, certificates.key_to_pem(seal.key) + seal.leaf)
     return context
 
 

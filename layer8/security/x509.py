@@ -5,9 +5,11 @@
     tls       bare contexts: TLS 1.3 alone, both sides by certificate, no tickets, no key log
 
 It works on the state directory of one identity (`layer8.security.identity`) and looks every second, in a thread that
-`watch` starts, whether something there has changed: a renewed leaf, a newer list of roots or of revocations. Given the
-directory of the authority it takes newer lists from there, and renews its own leaf at half-life with a new key. What is
+`watch` starts, whether something there has changed: a renewed leaf, a newer list of roots or of revocations. Given
+where the authority is it takes newer lists from there, and renews its own leaf at half-life with a new key. What is
 there already goes on: a leaf is looked at when somebody attaches or links, and again when the lists have changed.
+
+Vnets spread the lists among themselves: `list_numbers`, `lists` and `take_lists` are for links.
 
 Who may do what is not decided here: members of the overlay may do everything, unless a policy stands in front
 (`layer8.security.guarded`). Only a Vnet may `host`.
@@ -29,8 +31,9 @@ from cryptography.hazmat.primitives import serialization
 from layer8.errors import Layer8Error
 from layer8.protocol.statement import Channel, Principal, Role, Statement
 from layer8.security import certificates, identity
-from layer8.security.authority import Authority
-from layer8.security.certificates import LEAF_SECONDS, CertificateError, Identity
+from layer8.security.authority_source import DirectorySource, Source
+from layer8.security.certificates import CertificateError, Identity, Key
+from layer8.security.enrolment import Given, Renew, make_renewal
 from layer8.security.identity import Credentials
 from layer8.security.provider import Action, AuditEvent, Decision, Resource, TlsRole
 
@@ -50,13 +53,16 @@ class X509Provider:
     socket_owners: tuple[int, ...] | None = None  # the certificate says who listens, not the owner of a file
 
     def __init__(
-        self, state: Path, *, authority: Path | None = None, lifetime: float = LEAF_SECONDS, clock: Clock = time.time
+        self,
+        state: Path,
+        *,
+        authority: Path | Source | None = None,
+        clock: Clock = time.time,
     ) -> None:
-        """`authority`: its directory, if it is on this host and this user's. `lifetime`: of leaves renewed there.
-        `clock`: Unix seconds. Raises StateError or CertificateError, also for a leaf that nobody would believe."""
+        """`authority`: its directory, if it is on this host and this user's, or how it is reached. `clock`:
+        Unix seconds. Raises StateError or CertificateError, also for a leaf that nobody would believe."""
         self._state = state
-        self._authority = authority
-        self._lifetime = lifetime
+        self._source = DirectorySource(authority) if isinstance(authority, Path) else authority
         self._clock = clock
         self._lock = threading.Lock()
         self._watchers: list[Callable[[], None]] = []
@@ -66,10 +72,15 @@ class X509Provider:
         self._complained = ""
         self._renew_after = 0.0
         self._credentials = self._load()
-        if authority is not None:
-            self._take_lists(authority)
-            self._renew_if_due(authority)
+        if self._source is not None:
+            try:
+                self._ask_authority(self._source)
+            except Layer8Error as error:
+                if isinstance(authority, Path):
+                    raise
+                self._complain(error)  # it may be reached later; what is here is good until it expires
         self._check_own(self._credentials)
+        self._told = self._state_of_trust()
 
     @property
     def overlay(self) -> str:
@@ -192,6 +203,48 @@ class X509Provider:
             return False
         return certificates.is_signed(certificate, signed, _SEAL + data)
 
+    def list_numbers(self) -> tuple[int, int]:
+        """Of the list of roots and of the revocation list; they only grow. What a link compares."""
+        held = self._fresh()
+        return held.trust.number, held.revoked_number
+
+    def lists(self) -> tuple[bytes, bytes]:
+        """The list of roots (JSON) and the revocation list (PEM), signed by the authority. What a link sends."""
+        held = self._fresh()
+        return held.trust.encode(), certificates.to_pem(held.revoked)
+
+    def take_lists(self, trust: bytes, revoked: bytes) -> bool:
+        """Takes lists over, from wherever they come: they are signed, and older ones change nothing. Whether
+        anything was newer; then who watches is told at once. Raises CertificateError for what is not of this overlay.
+        """
+        if not identity.refresh(self._state, trust, revoked, self._clock()):
+            return False
+        with self._lock:
+            self._credentials = self._load()
+        self._tell()
+        return True
+
+    def renew(self, question: bytes) -> Given:
+        """Passes the renewal of a member on to the authority. Raises Layer8Error, or ValueError for what is none."""
+        if self._source is None:
+            raise Layer8Error("this Vnet does not know where the authority is (setting authority)")
+        return self._source.renew(Renew.decode(question), self._credentials, self._clock())
+
+    def make_renewal(self) -> tuple[Renew, Key] | None:
+        """What to ask for when the leaf has reached half-life; None before. For who asks by way of a Vnet."""
+        held = self._fresh()
+        if self._clock() < held.renew_at:
+            return None
+        key = certificates.new_key()
+        return make_renewal(held, key), key
+
+    def take_renewal(self, certificate: bytes, trust: bytes, revoked: bytes, key: Key) -> None:
+        """Puts a renewed leaf to use. Raises StateError or CertificateError, and then nothing has changed."""
+        identity.install(self._state, certificate, trust, revoked, key)
+        with self._lock:
+            self._credentials = self._load()
+        self._tell()
+
     def reload(self) -> None:
         """Looks at the files at once. Raises StateError or CertificateError; what was good before then stays."""
         self._look_once(force=True)
@@ -237,32 +290,43 @@ class X509Provider:
                 self._complain(error)
 
     def _look_once(self, *, force: bool = False) -> None:
-        before = self._credentials
-        if self._authority is not None:
-            self._take_lists(self._authority)
-            self._renew_if_due(self._authority)
-        if force or self._signature() != self._seen:
-            with self._lock:
-                self._credentials = self._load()
-        self._complained = ""
-        if self._credentials is not before:
+        try:
+            if self._source is not None:
+                self._ask_authority(self._source)
+            if force or self._signature() != self._seen:
+                with self._lock:
+                    self._credentials = self._load()
+            self._complained = ""
+        finally:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Those who watch, if what is believed is not what it was when they were told last."""
+        state = self._state_of_trust()
+        if state != self._told:
+            self._told = state
             for changed in list(self._watchers):
                 changed()
 
-    def _take_lists(self, authority: Path) -> None:
-        trust, revoked = Authority(authority).lists()
-        if identity.refresh(self._state, trust, revoked, self._clock()):
+    def _state_of_trust(self) -> object:
+        held = self._credentials
+        return id(held), [root.serial_number for root in held.trust.believed(self._clock())]
+
+    def _ask_authority(self, source: Source) -> None:
+        found = source.newer_lists(self._credentials)
+        if found is not None and identity.refresh(self._state, *found, self._clock()):
             with self._lock:
                 self._credentials = self._load()
+        self._renew_if_due(source)
 
-    def _renew_if_due(self, authority: Path) -> None:
+    def _renew_if_due(self, source: Source) -> None:
         held, now = self._credentials, self._clock()
         if now < max(held.renew_at, self._renew_after) or not self._is_good(held, _credential(held.certificate)):
             return  # who was revoked does not get another one by itself
         self._renew_after = now + _RENEW_AGAIN_SECONDS
         key = certificates.new_key()
-        issued = Authority(authority).issue(held.identity, key.public_key(), now, self._lifetime)
-        identity.install(self._state, issued.certificate, issued.trust, issued.revoked, key)
+        given = source.renew(make_renewal(held, key), held, now)
+        identity.install(self._state, given.certificate, given.trust, given.revoked, key)
         with self._lock:
             self._credentials = self._load()
         _logger.info("renewed %s until %s", held.identity, self._credentials.certificate.not_valid_after_utc)

@@ -49,6 +49,7 @@ class VnetConfig:
     security: str = "local"  # this and what follows: see layer8.vnet.security_keys
     identity: Path | None = None
     authority: str = ""
+    enrol: tuple[str, ...] = ()
     policy: Path | None = None
     audit: Path | None = None
     admit_uids: tuple[int, ...] = ()

@@ -9,6 +9,7 @@ from layer8.errors import Layer8Error
 from layer8.protocol.statement import Role
 from layer8.security.admitted import Admitted
 from layer8.security.audit import AuditLog
+from layer8.security.authority_source import RemoteSource, Source
 from layer8.security.files import make_directory
 from layer8.security.guarded import GuardedProvider
 from layer8.security.loader import load_provider
@@ -71,14 +72,21 @@ def _inner(config: VnetConfig, admitted: Admitted) -> SecurityProvider:
     return load_provider(config.security)
 
 
+def _source(authority: str) -> Path | Source | None:
+    """A directory is the authority itself; what else there is, its port or its socket, is where it answers."""
+    if not authority:
+        return None
+    path = Path(authority)
+    return path if path.is_dir() else RemoteSource(authority)
+
+
 def _by_certificate(config: VnetConfig, directory: str) -> SecurityProvider:
     from layer8.security.x509 import X509Provider
 
     identity = Path(directory) if directory else config.identity
     if identity is None:
         raise ProvisionError('security = "x509" needs the key identity: the directory of this Vnet\'s certificate')
-    authority = Path(config.authority) if config.authority.startswith("/") else None
-    provider = X509Provider(identity, authority=authority)
+    provider = X509Provider(identity, authority=_source(config.authority))
     if provider.identity.role is not Role.VNET:
         provider.close()
         raise ProvisionError(f"{provider.identity} in {identity} is a Vnic; a Vnet needs a certificate of its own")

@@ -3,6 +3,7 @@
 security = "x509"                               which Security Provider (layer8.security.loader)
 identity = "/var/lib/layer8/shop/host-a"        directory of this Vnet's certificate
 authority = "/var/lib/layer8/shop/authority"    where leaves are renewed: a directory on this host, or HOST:PORT
+enrol = ["0.0.0.0:7443"]                        where others join and renew: HOST:PORT, or a Unix socket
 policy = "/etc/layer8/policy.toml"              who may do what; without this key the provider decides alone
 audit = "/var/log/layer8/audit.jsonl"           where every decision is written
 admit_uids = [1001, "web"]                      whose processes may attach besides this user's: then, and only
@@ -69,10 +70,17 @@ def _identities(value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _places(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise ValueError('give a list, as ["0.0.0.0:7443"]')
+    return tuple(_place(item) for item in value)
+
+
 READERS: Mapping[str, Callable[[object], object]] = {
     "security": _security,
     "identity": _path,
     "authority": _place,
+    "enrol": _places,
     "policy": _path,
     "audit": _path,
     "admit_uids": _numbers(uid_of),

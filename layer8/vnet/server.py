@@ -33,6 +33,7 @@ from layer8.vnet.accounts import Accounts
 from layer8.vnet.admission import Admission, Newcomer
 from layer8.vnet.complaints import Complaints
 from layer8.vnet.config import VnetConfig
+from layer8.vnet.enrolling import EnrolError, Enrolling
 from layer8.vnet.health_desk import HealthDesk
 from layer8.vnet.health_requests import HealthRequests
 from layer8.vnet.lobby import Lobby, turn_away
@@ -93,6 +94,7 @@ class Vnet:
         self._requests = HealthRequests(self.health, self.board, loop, watches_per_port=config.watches_per_port)
         self.handle = self._requests.handle
         self.network = Network(self, loop)
+        self.enrolling = Enrolling(config, provider.audit)
         self.failed: asyncio.Future[int] = loop.create_future()
         self._loop = loop
         self._complaints = Complaints(_log, loop)
@@ -118,17 +120,19 @@ class Vnet:
         """Raises AlreadyRunning, PlaceError or VnetFailed, and then holds nothing."""
         self.place.open()
         try:
+            self.enrolling.open(self.network.port)
             self.network.open()
             self.roster.load()
             self._returning = Returning(self.roster.awaited, self._loop.time())
             self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             self._thread = self._make_switch()
             self._status = StatusBoard(self, self._loop)
-        except OSError as error:
+        except (OSError, EnrolError) as error:
             self.network.stop_listening()
+            self.enrolling.close()
             self._close_reserve()
             self.place.close()
-            raise VnetFailed(self.config.name, error.strerror or str(error)) from error
+            raise VnetFailed(self.config.name, getattr(error, "strerror", None) or str(error)) from error
         self.board.connect(self._thread)
         self._thread.start()
         self._thread.ended.add_done_callback(self._switch_ended)
@@ -238,6 +242,7 @@ class Vnet:
         self._set_accepting(False)
         self.place.stop_listening()
         self.network.stop_listening()
+        self.enrolling.close()
         if self._status is not None:
             self._status.event("stopping")
             self._status.tick("stopping")

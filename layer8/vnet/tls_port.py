@@ -20,7 +20,6 @@ import collections
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import ipaddress
 import logging
 import os
@@ -30,6 +29,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from layer8.rendezvous import split_address
+from layer8.security.binding import tls_binding as tls_binding
 from layer8.security.provider import SecurityProvider, TlsRole
 from layer8.vnet.complaints import Complaints
 from layer8.vnet.config import VnetConfig
@@ -333,19 +333,6 @@ class TlsPort:
             self.refused += 1
             name, address = self._host.config.name, stranger.connection.address
             self._complaints.warn("tls", "Vnet %s closes a connection from %s: %s", name, address, why)
-
-
-def tls_binding(tls: ssl.SSLSocket) -> bytes:
-    """What only the two ends of this very connection have in common: a proof whose digest has it in it is worth nothing
-    on another connection.
-
-    Made of the client's Finished, an HMAC under a secret of this handshake over all of it. (RFC 9266's exporter is not
-    to be had from Python's ssl; there is no resumption here, which is where this value once failed.)
-    """
-    finished = tls.get_channel_binding("tls-unique")
-    if finished is None:
-        raise ssl.SSLError("the handshake is not complete")
-    return hashlib.sha256(b"layer8 tls binding 1\0" + finished).digest()
 
 
 async def handshake(tls: ssl.SSLSocket, workers: Workers, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:

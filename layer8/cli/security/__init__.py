@@ -12,6 +12,12 @@ from layer8.cli.context import global_options
 COMMANDS = {
     "init": "Make the authority of a new overlay.",
     "issue": "Give an identity its certificate.",
+    "token": "Let somebody join, once and soon.",
+    "join": "Become somebody, with a token or a signing request.",
+    "serve": "Let others join and renew over the network.",
+    "revoke": "Take certificates back.",
+    "rotate": "Give the authority a new key.",
+    "show": "Show an identity, or an authority.",
 }
 
 
