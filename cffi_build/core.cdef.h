@@ -146,6 +146,46 @@ void layer8_port_read_stats(layer8_port *port, layer8_port_stats *stats);
  * transmit and hold ring from `from` on, returns how many. */
 int layer8_port_stranded(layer8_port *port, uint32_t from, uint8_t *table, uint32_t max);
 
+/* ------------------------------------------------------------------ a segment that exists twice (mirror.c) */
+
+typedef struct layer8_mirror layer8_mirror;
+
+#define LAYER8_MIRROR_RING 16          /* types of the frames that are handled in C; Python has those below */
+#define LAYER8_MIRROR_HEAD 17
+#define LAYER8_MIRROR_PAGES 18
+#define LAYER8_MIRROR_FRAME_MAX 131072 /* bytes of a frame behind its length */
+#define LAYER8_MIRROR_COLLECT_MIN 98304 /* room for all that one call must say, and any record */
+
+#define LAYER8_MIRROR_MORE 0           /* no whole frame is left */
+#define LAYER8_MIRROR_OTHER 1          /* a whole frame of another type is next */
+
+/* Where one end stands. `received`: up to where it has what the other sends. `sent`, `head`, `tail`: of the ring it sends
+ * from; the other has something between head and tail. `used`: the segment has had a port. */
+typedef struct {
+    uint8_t uuid[16];
+    uint64_t ring_bytes, received, sent, head, tail;
+    uint32_t used;
+} layer8_mirror_place;
+
+/* Makes an empty segment of a file of our own: 0 or -errno. */
+int layer8_mirror_make(int fd, uint64_t ring_bytes, const uint8_t *uuid);
+/* Maps a segment. `at_vnet` 0: plays the Vnet towards a Vnic's segment, 1: plays the Vnic towards a port of the switch. The
+ * descriptor stays the caller's. NULL: *status says why. */
+layer8_mirror *layer8_mirror_open(int segment_fd, int at_vnet, int *status);
+void layer8_mirror_close(layer8_mirror *mirror);
+void layer8_mirror_about(layer8_mirror *mirror, layer8_mirror_place *place);
+/* What is written to wake who has this segment: the port's doorbell, or a chime; -1: its semaphores. Stays the caller's. */
+void layer8_mirror_set_bell(layer8_mirror *mirror, int bell);
+/* A connection begins: the other end has `received`, and all else is told anew. `fresh` 1: its pages are empty. 0, or
+ * LAYER8_CORRUPT: that cannot be. */
+int layer8_mirror_resume(layer8_mirror *mirror, uint64_t received, int fresh);
+/* Fills the buffer with whole frames: bytes, 0 when there is nothing to say, or LAYER8_CORRUPT. */
+int64_t layer8_mirror_collect(layer8_mirror *mirror, uint8_t *buffer, uint64_t size);
+/* Takes whole frames. MORE, OTHER, or LAYER8_CORRUPT; *consumed: bytes of those that were taken. */
+int layer8_mirror_feed(layer8_mirror *mirror, const uint8_t *bytes, uint64_t length, uint64_t *consumed);
+/* Asks to be woken (by the descriptor that the other side of the segment rings). 1: there is work already. */
+int layer8_mirror_arm(layer8_mirror *mirror);
+
 /* ------------------------------------------------------------------ the Vnet's side */
 
 typedef struct layer8_switch layer8_switch;
@@ -217,7 +257,9 @@ int layer8_switch_command(layer8_switch *sw, uint32_t kind, uint64_t token, uint
                           uint32_t c, uint32_t d, layer8_switch_port *pointer);
 int layer8_switch_events(layer8_switch *sw, layer8_event *events, uint32_t max);
 /* Checks type, seals and sizes, maps, makes the doorbell. Any thread. NULL: *status says why. `adopt` 0: the rings must
- * be empty; 1: the segment served an earlier Vnet, its positions are taken over after checking them. */
+ * be empty; 1: the segment served an earlier Vnet, its positions are taken over after checking them. LAYER8_OWN_FILE may
+ * be added: it is a file that nobody else can shorten, and has no seals. */
+#define LAYER8_OWN_FILE 2
 layer8_switch_port *layer8_switch_port_new(int segment_fd, const uint8_t *uuid, uint64_t epoch, int adopt, int *status);
 int layer8_switch_port_doorbell(layer8_switch_port *port);             /* a descriptor, owned by the port */
 uint64_t layer8_switch_port_bytes(layer8_switch_port *port);

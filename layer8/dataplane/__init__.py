@@ -19,6 +19,7 @@ from layer8.dataplane.codes import (
     Status,
     Target,
 )
+from layer8.dataplane.mirror import Mirror, MirrorCorrupt, MirrorPlace, make_mirror
 from layer8.dataplane.port import Batch, Entry, Outgoing, Port, PortStats, Record
 from layer8.dataplane.segment import Segment
 from layer8.dataplane.switch import PortCounters, Switch, SwitchConfig, SwitchCounters, SwitchEvent, SwitchPort
@@ -35,6 +36,9 @@ __all__ = [
     "Event",
     "Flag",
     "Kind",
+    "Mirror",
+    "MirrorCorrupt",
+    "MirrorPlace",
     "Outgoing",
     "Port",
     "PortCounters",
@@ -50,4 +54,5 @@ __all__ = [
     "SwitchEvent",
     "SwitchPort",
     "Target",
+    "make_mirror",
 ]

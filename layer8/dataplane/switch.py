@@ -92,10 +92,12 @@ class SwitchPort:
     made it calls `free()`.
     """
 
-    def __init__(self, segment_fd: int, uuid: UUID, epoch: int, adopt: bool = False) -> None:
-        """`adopt`: the segment served an earlier Vnet, and its rings are taken over; else they must be empty."""
+    def __init__(self, segment_fd: int, uuid: UUID, epoch: int, adopt: bool = False, own_file: bool = False) -> None:
+        """`adopt`: the segment served an earlier Vnet, and its rings are taken over; else they must be empty.
+        `own_file`: it is a mirror, in a file that nobody else can shorten."""
         status = ffi.new("int *")
-        made = lib.layer8_switch_port_new(segment_fd, uuid.bytes, epoch, adopt, status)
+        how = int(adopt) | (lib.LAYER8_OWN_FILE if own_file else 0)
+        made = lib.layer8_switch_port_new(segment_fd, uuid.bytes, epoch, how, status)
         if not made:
             raise error_of_status(status[0], "a segment cannot be used")
         self._pointer: CData | None = made

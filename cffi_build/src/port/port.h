@@ -94,6 +94,11 @@ enum layer8_assembled layer8_assembly_add(struct layer8_assemblies *assemblies, 
 bool layer8_assembly_abort(struct layer8_assemblies *assemblies, const struct layer8_record *record);
 void layer8_assemblies_reuse(struct layer8_assemblies *assemblies); /* frees what is `done` */
 
+/* ---- segment.c ---- */
+
+/* The header of an empty segment; `ready` is stored last. */
+void layer8_segment_fill(struct layer8_segment_header *header, uint64_t ring_bytes, const uint8_t *uuid);
+
 /* ---- the port ---- */
 
 struct layer8_port {

@@ -7,6 +7,7 @@
 
 #include "layer8/atomic.h"
 #include "layer8/core.h"
+#include "port.h"
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008u
@@ -37,6 +38,23 @@ static int allocate(int fd, uint64_t bytes) {
     return fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0 ? 0 : -errno;
 }
 
+void layer8_segment_fill(struct layer8_segment_header *header, uint64_t ring_bytes, const uint8_t *uuid) {
+    header->magic = LAYER8_MAGIC;
+    header->version = LAYER8_LAYOUT_VERSION;
+    header->header_bytes = LAYER8_OFFSET_RINGS;
+    header->segment_bytes = LAYER8_OFFSET_RINGS + 2 * ring_bytes;
+    header->transmit_offset = LAYER8_OFFSET_RINGS;
+    header->transmit_capacity = ring_bytes / 2;
+    header->receive_offset = header->transmit_offset + header->transmit_capacity;
+    header->receive_capacity = ring_bytes;
+    header->hold_offset = header->receive_offset + header->receive_capacity;
+    header->hold_capacity = ring_bytes / 2;
+    header->slots = LAYER8_SLOTS;
+    header->topics = LAYER8_TOPICS;
+    memcpy(header->uuid, uuid, sizeof header->uuid);
+    layer8_store_release(&header->ready, 1u);
+}
+
 int layer8_segment_create(uint64_t ring_bytes, const uint8_t *uuid) {
     if (ring_bytes < LAYER8_RING_MIN || ring_bytes > LAYER8_RING_MAX || (ring_bytes & (ring_bytes - 1)) != 0) {
         return -EINVAL;
@@ -56,20 +74,7 @@ int layer8_segment_create(uint64_t ring_bytes, const uint8_t *uuid) {
         (void)close(fd);
         return status;
     }
-    header->magic = LAYER8_MAGIC;
-    header->version = LAYER8_LAYOUT_VERSION;
-    header->header_bytes = LAYER8_OFFSET_RINGS;
-    header->segment_bytes = bytes;
-    header->transmit_offset = LAYER8_OFFSET_RINGS;
-    header->transmit_capacity = ring_bytes / 2;
-    header->receive_offset = header->transmit_offset + header->transmit_capacity;
-    header->receive_capacity = ring_bytes;
-    header->hold_offset = header->receive_offset + header->receive_capacity;
-    header->hold_capacity = ring_bytes / 2;
-    header->slots = LAYER8_SLOTS;
-    header->topics = LAYER8_TOPICS;
-    memcpy(header->uuid, uuid, sizeof header->uuid);
-    layer8_store_release(&header->ready, 1u);
+    layer8_segment_fill(header, ring_bytes, uuid);
     (void)munmap(header, LAYER8_PAGE);
     return fd;
 }

@@ -56,8 +56,10 @@ layer8_switch_port *layer8_switch_port_new(int segment_fd, const uint8_t *uuid, 
     port_t *port = NULL;
     *status = LAYER8_INVALID;
     /* Only a memfd (or another file of tmpfs) has seals; SHRINK keeps a later access from ending in SIGBUS. */
-    if (seals < 0 || (seals & WANTED_SEALS) != WANTED_SEALS || (seals & F_SEAL_WRITE) != 0 ||
-        fstat(segment_fd, &file) != 0 || !S_ISREG(file.st_mode) ||
+    bool sealed = seals >= 0 && (seals & WANTED_SEALS) == WANTED_SEALS && (seals & F_SEAL_WRITE) == 0;
+    bool own = (adopt & LAYER8_OWN_FILE) != 0;
+    adopt &= ~LAYER8_OWN_FILE;
+    if (!(sealed || own) || fstat(segment_fd, &file) != 0 || !S_ISREG(file.st_mode) ||
         file.st_size < (off_t)(LAYER8_OFFSET_RINGS + 2 * LAYER8_RING_MIN) ||
         file.st_size > (off_t)(LAYER8_OFFSET_RINGS + 2 * LAYER8_RING_MAX)) {
         return NULL;
