@@ -31,8 +31,8 @@ class MirrorCorrupt(Exception):
 
 
 class MirrorPlace(NamedTuple):
-    """Where one end stands. `received`: up to where it has what the other sends. `sent`, `head`, `tail`: of the ring that
-    it sends from. `used`: the segment has had a port."""
+    """Where one end stands. `received`: up to where it has what the other sends. `sent`, `head`, `tail`: of the ring
+    that it sends from. `used`: the segment has had a port."""
 
     uuid: UUID
     ring_bytes: int
@@ -65,8 +65,8 @@ class Buffer:
 class Mirror:
     """Maps a segment; the descriptor stays the caller's. One thread at a time. `close()` unmaps, safe twice.
 
-    `at_vnet`: plays the Vnic towards a port of the switch; else plays the Vnet towards a Vnic's segment. Raises ValueError
-    for what is no segment, OSError when it cannot be mapped.
+    `at_vnet`: plays the Vnic towards a port of the switch; else plays the Vnet towards a Vnic's segment. Raises
+    ValueError for what is no segment, OSError when it cannot be mapped.
     """
 
     def __init__(self, segment_fd: int, *, at_vnet: bool) -> None:
@@ -84,7 +84,8 @@ class Mirror:
         return self._opened
 
     def set_bell(self, descriptor: int) -> None:
-        """What is written to wake whoever has this segment: doorbell or chime, -1 for its semaphores. Stays the caller's."""
+        """What is written to wake whoever has this segment: doorbell or chime, -1 for its semaphores. It stays the
+        caller's."""
         lib.layer8_mirror_set_bell(self._pointer, descriptor)
 
     def place(self) -> MirrorPlace:
@@ -101,8 +102,8 @@ class Mirror:
         )
 
     def resume(self, received: int, *, fresh: bool) -> None:
-        """A connection begins. `received`: up to where the other end has what is sent here. `fresh`: it has nothing of the
-        pages. Raises MirrorCorrupt when that cannot be."""
+        """A connection begins. `received`: up to where the other end has what is sent here. `fresh`: the pages are empty
+        there. Raises MirrorCorrupt when that cannot be."""
         if not 0 <= received < 1 << 64 or lib.layer8_mirror_resume(self._pointer, received, fresh) != Status.OK:
             raise MirrorCorrupt(f"it cannot have {received} bytes of what was sent here")
 
