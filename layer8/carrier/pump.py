@@ -1,4 +1,4 @@
-"""The loop of a carrier over one connection: what came from the network to the segment and the control socket, and back.
+"""The loop of a carrier over one connection: from the network to the segment and the control socket, and back.
 
 Each turn reads what is there, says what there is to say (256 KiB a TLS write), and sleeps only when neither side has
 anything: over the TLS socket, the control socket and the descriptor that the segment's other side rings.
@@ -19,7 +19,6 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from layer8.carrier.traffic import LocalEnded, Traffic, close_all
-from layer8.dataplane import MirrorCorrupt
 from layer8.dataplane.mirror import COLLECT_MIN, FIRST_TYPE, FRAME_MAX, Buffer
 from layer8.protocol.codec import ProtocolViolation
 from layer8.protocol.mirror import (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
+import time
 from array import array
 from collections.abc import Sequence
 
@@ -14,6 +16,7 @@ from layer8.protocol.mirror import SocketStream
 _READ_BYTES = 32 << 10
 _DESCRIPTORS = 4
 _UNREAD_BYTES = 1 << 20
+_FINISH_SECONDS = 1.0
 
 
 class LocalEnded(Exception):
@@ -86,6 +89,18 @@ class Traffic:
                 del self._unread[0]
             else:
                 self._unread[0] = data[sent:], ()
+
+    def finish(self) -> None:
+        """What the control socket has not taken yet gets a moment more."""
+        deadline = time.monotonic() + _FINISH_SECONDS
+        try:
+            while self._unread and (left := deadline - time.monotonic()) > 0:
+                poll = select.poll()
+                poll.register(self.local, select.POLLOUT)
+                poll.poll(left * 1000)
+                self.flush_local()
+        except (LocalEnded, OSError, ValueError):
+            pass  # nobody is there any more
 
     def close(self) -> None:
         """Safe twice. Whoever has the other end of the control socket sees it end."""

@@ -102,8 +102,8 @@ class Mirror:
         )
 
     def resume(self, received: int, *, fresh: bool) -> None:
-        """A connection begins. `received`: up to where the other end has what is sent here. `fresh`: the pages are empty
-        there. Raises MirrorCorrupt when that cannot be."""
+        """A connection begins. `received`: up to where the other end has what is sent here. `fresh`: the pages are
+        empty there. Raises MirrorCorrupt when that cannot be."""
         if not 0 <= received < 1 << 64 or lib.layer8_mirror_resume(self._pointer, received, fresh) != Status.OK:
             raise MirrorCorrupt(f"it cannot have {received} bytes of what was sent here")
 
