@@ -8,6 +8,7 @@
 
 #include <stdatomic.h>
 #include <stdint.h>
+#include <string.h>
 
 #define layer8_load_relaxed(p) atomic_load_explicit((p), memory_order_relaxed)
 #define layer8_load_acquire(p) atomic_load_explicit((p), memory_order_acquire)
@@ -17,5 +18,12 @@
 #define layer8_store_seq(p, v) atomic_store_explicit((p), (v), memory_order_seq_cst)
 #define layer8_exchange_seq(p, v) atomic_exchange_explicit((p), (v), memory_order_seq_cst)
 #define layer8_add_relaxed(p, v) atomic_fetch_add_explicit((p), (v), memory_order_relaxed)
+
+/* Copies out of memory that the other side may be writing. What was copied is not read from there again: the barrier
+ * keeps the compiler from doing so, after the copy was checked. */
+static inline void layer8_copy_out(void *to, const void *from, size_t length) {
+    memcpy(to, from, length);
+    atomic_signal_fence(memory_order_acq_rel);
+}
 
 #endif

@@ -153,13 +153,6 @@ static inline int layer8_port_status(struct layer8_port *port) { return layer8_l
 
 void layer8_port_ring(struct layer8_port *port); /* one token for the switch */
 
-/* Copies out of the segment. What was copied is not read from the segment again: the barrier keeps the compiler from
- * doing so. */
-static inline void layer8_copy_out(void *to, const void *from, size_t length) {
-    memcpy(to, from, length);
-    atomic_signal_fence(memory_order_acq_rel);
-}
-
 /* A position that the Vnet writes, checked: it moves forward, by whole lines, and not past `limit`. */
 static inline bool layer8_position_fits(uint64_t position, uint64_t last, uint64_t limit) {
     return position % LAYER8_ALIGN == 0 && position - last <= limit - last;

@@ -70,7 +70,7 @@ layer8_switch_port *layer8_switch_port_new(int segment_fd, const uint8_t *uuid, 
         *status = LAYER8_SYSTEM;
         return NULL;
     }
-    memcpy(&header, base, sizeof header);
+    layer8_copy_out(&header, base, sizeof header);
     if (layer8_load_acquire(&((struct layer8_segment_header *)(void *)base)->ready) != 1u || !fits(&header, bytes) ||
         memcmp(header.uuid, uuid, sizeof header.uuid) != 0 ||
         (adopt == 0 && !rings_empty((struct layer8_control *)(void *)(base + LAYER8_OFFSET_CONTROL)))) {

@@ -35,7 +35,7 @@ static bool find_held(port_t *port) {
     for (uint64_t at = port->hold_head; at != port->hold_tail;) {
         uint64_t offset = at & (port->hold_capacity - 1);
         struct layer8_record record;
-        memcpy(&record, port->hold + offset, sizeof record);
+        layer8_copy_out(&record, port->hold + offset, sizeof record);
         record.flags &= (uint8_t)~LAYER8_RETRY;
         if (!layer8_well_formed(&record, port->hold_tail - at, port->hold_capacity - offset, UINT64_MAX)) {
             return false;
@@ -68,10 +68,13 @@ bool layer8_adopt(port_t *port) {
     return find_held(port);
 }
 
+/* Of a record that was being moved to the tail the later copy comes first: it is kept, and the head goes on. */
 static int by_sequence(const void *a, const void *b) {
-    uint64_t left = (*(struct held *const *)a)->record.sequence;
-    uint64_t right = (*(struct held *const *)b)->record.sequence;
-    return left < right ? -1 : left > right;
+    const struct held *left = *(struct held *const *)a, *right = *(struct held *const *)b;
+    if (left->record.sequence != right->record.sequence) {
+        return left->record.sequence < right->record.sequence ? -1 : 1;
+    }
+    return left->position > right->position ? -1 : left->position < right->position;
 }
 
 bool layer8_adopted(layer8_switch *sw, port_t *port) {

@@ -145,6 +145,9 @@ void layer8_port_begin_close(layer8_switch *sw, port_t *port, uint32_t reason, u
     layer8_store_relaxed(&port->state, PORT_CLOSING);
     port->reason = reason;
     port->transmit_limit = sane ? tail : port->transmit_head;
+    if (!port->resumed) {
+        port->adopted_until = port->transmit_limit; /* it dies before its RESUME: all of it is a retry all the same */
+    }
     port->wait_ns = wait_ns;
     port->close_ns = layer8_now_ns() + wait_ns;
     list_append(&sw->closing, &port->closing);

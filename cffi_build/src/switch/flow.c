@@ -140,8 +140,7 @@ void layer8_flow_refuse(layer8_switch *sw, struct flow *flow, uint16_t reason) {
                 layer8_message_refuse(sw, flow->source, message);
             }
         } else if (!said && (record->kind != LAYER8_PUBLISH || reason == LAYER8_REASON_REVOKED)) {
-            owed->held->dead = true; /* a publication is reported once, not for each subscriber */
-            layer8_note(header_of(flow, owed), reason, NULL);
+            layer8_held_refuse(flow->source, owed->held, reason); /* a publication once, not for each subscriber */
             KILL_POINT(11);
             layer8_report(sw, flow->source, record, reason, flow->target != NULL ? flow->target->uuid : NULL);
             if (message != NULL) {
@@ -186,13 +185,20 @@ static enum put serve_one(layer8_switch *sw, struct flow *flow, struct owed *owe
     case LAYER8_FAILED_REPLY:
         return layer8_put_reply(sw, flow->source, to, record, body);
     default:
-        if (flow->alias != NULL && to != NULL) {
-            layer8_note(header_of(flow, owed), LAYER8_CHOSEN, to->uuid);
-            KILL_POINT(10);
-        }
-        return to == NULL ? PUT_NO_ROOM
-                          : layer8_put_unicast(sw, flow->source, to, record, body, held->deadline_ns, owed->message);
+        break;
     }
+    if (to == NULL) {
+        return PUT_NO_ROOM;
+    }
+    if (flow->alias != NULL) {
+        layer8_note(header_of(flow, owed), LAYER8_CHOSEN, to->uuid);
+        KILL_POINT(10);
+    }
+    enum put put = layer8_put_unicast(sw, flow->source, to, record, body, held->deadline_ns, owed->message);
+    if (flow->alias != NULL && put == PUT_NO_ROOM) { /* chosen for nothing: the next one may be another */
+        layer8_note(header_of(flow, owed), LAYER8_REASON_NONE, NULL);
+    }
+    return put;
 }
 
 enum served layer8_flow_serve(layer8_switch *sw, struct flow *flow, uint32_t records) {
@@ -207,8 +213,7 @@ enum served layer8_flow_serve(layer8_switch *sw, struct flow *flow, uint32_t rec
             case PUT_NO_ROOM:
                 return SERVED_NO_ROOM;
             case PUT_TOO_MANY:
-                held->dead = true;
-                layer8_note(header_of(flow, owed), LAYER8_REASON_TOO_MANY, NULL);
+                layer8_held_refuse(flow->source, held, LAYER8_REASON_TOO_MANY);
                 layer8_report(sw, flow->source, &held->record, LAYER8_REASON_TOO_MANY, NULL);
                 if (owed->message != NULL) {
                     layer8_message_refuse(sw, flow->source, owed->message);

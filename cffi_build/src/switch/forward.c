@@ -102,7 +102,8 @@ static bool refuse(layer8_switch *sw, port_t *port, const struct layer8_record *
     if (record->kind == LAYER8_REQUEST && port->due_count >= sw->config.max_rights_per_port) {
         return false;
     }
-    if ((record->flags & LAYER8_RETRY) != 0 && record->reason == LAYER8_REASON_NONE) {
+    if ((record->flags & LAYER8_RETRY) != 0 &&
+        (record->reason == LAYER8_REASON_NONE || record->reason == LAYER8_CHOSEN)) {
         reason = LAYER8_REASON_UNKNOWN; /* the earlier Vnet may have delivered it */
     }
     COUNT(port->refused, 1);
@@ -167,9 +168,8 @@ static enum forward to_port_or_alias(layer8_switch *sw, port_t *port, struct han
     if (alias != NULL && (record->flags & LAYER8_RETRY) != 0 && record->reason == LAYER8_CHOSEN) {
         target = member_named(alias, record->source); /* as the earlier Vnet decided */
         if (target == NULL) {
-            struct layer8_record unknown = *record;
-            unknown.reason = LAYER8_REASON_NONE;
-            return refuse(sw, port, &unknown, message, LAYER8_REASON_UNKNOWN, record->source) ? FORWARD_DONE : FORWARD_STALLED;
+            return refuse(sw, port, record, message, LAYER8_REASON_UNKNOWN, record->source) ? FORWARD_DONE
+                                                                                             : FORWARD_STALLED;
         }
         alias = NULL;
     }

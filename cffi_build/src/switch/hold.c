@@ -142,16 +142,21 @@ void layer8_held_release(layer8_switch *sw, port_t *port, struct held *held) {
     }
 }
 
+void layer8_held_refuse(const port_t *port, struct held *held, uint16_t reason) {
+    held->dead = true;
+    held->record.reason = reason; /* in the copy too: the record may be moved to the tail */
+    layer8_note(port->hold + (held->position & (port->hold_capacity - 1)), reason, NULL);
+}
+
 void layer8_held_tick(layer8_switch *sw, port_t *port) {
     FOR_EACH_SAFE(at, &port->timed) {
         struct held *held = OWNER(struct held, timed, at);
         struct message *message = held->message;
         bool said = held->dead || (message != NULL && message->refused);
         if (held->deadline_ns <= sw->now_ns) {
-            held->dead = true; /* its flow passes over it when its turn comes */
             list_remove(&held->timed);
             sw->timed--;
-            layer8_note(port->hold + (held->position & (port->hold_capacity - 1)), LAYER8_REASON_EXPIRED, NULL);
+            layer8_held_refuse(port, held, LAYER8_REASON_EXPIRED);
             if (!said) {
                 layer8_report(sw, port, &held->record, LAYER8_REASON_EXPIRED, NULL);
             }

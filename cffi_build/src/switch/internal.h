@@ -346,6 +346,8 @@ struct held *layer8_hold_add(layer8_switch *sw, port_t *port, const struct layer
 const uint8_t *layer8_held_body(const port_t *port, const struct held *held);
 void layer8_held_time(layer8_switch *sw, port_t *port, struct held *held); /* starts its ttl */
 void layer8_held_release(layer8_switch *sw, port_t *port, struct held *held); /* one copy is no longer owed */
+/* Notes that it is refused: its flow passes over it when its turn comes, and a later Vnet does not try again. */
+void layer8_held_refuse(const port_t *port, struct held *held, uint16_t reason);
 void layer8_held_tick(layer8_switch *sw, port_t *port);                       /* what has outlived its ttl goes back */
 
 /* ---- flow.c: copies owed ---- */

@@ -227,7 +227,7 @@ static bool poll_transmit(layer8_switch *sw, port_t *port) {
     while (port->transmit_head != tail && records != 0 && port->deficit > (int64_t)sw->spent) {
         uint64_t offset = port->transmit_head & (port->transmit_capacity - 1);
         struct layer8_record record;
-        memcpy(&record, port->transmit + offset, sizeof record);
+        layer8_copy_out(&record, port->transmit + offset, sizeof record);
         if (!layer8_well_formed(&record, tail - port->transmit_head, port->transmit_capacity - offset,
                                 sw->config.max_message_bytes)) {
             bad = true;

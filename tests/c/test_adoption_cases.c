@@ -1,0 +1,320 @@
+/* test_adoption_cases.c - single situations in which a Vnet dies and the next one adopts, each made by hand.
+ *
+ * The earlier Vnet is a switch that is stopped; what a kill would have left unpublished is put back in the segment. */
+#include <signal.h>
+
+#include "port.h"
+#include "switch_world.h"
+
+#define VNICS 3u
+#define EARLIER 0
+#define NEXT 1
+
+struct scene {
+    struct world world;
+    struct vnic vnics[VNICS];
+    int segments[VNICS];
+    uint32_t round;
+};
+
+static void open_world(struct scene *scene, int frozen) {
+    layer8_switch_config config = {.max_ports = WORLD_PORTS,
+                                   .max_aliases = 4,
+                                   .max_topics = 4,
+                                   .max_rights = 64,
+                                   .max_rights_per_port = 64,
+                                   .visit_records = 64,
+                                   .visit_bytes = 65536,
+                                   .max_message_bytes = UINT64_C(8) << 20,
+                                   .frozen = (uint32_t)frozen};
+    memset(&scene->world, 0, sizeof scene->world);
+    scene->world.sw = layer8_switch_new(&config);
+    CHECK(scene->world.sw != NULL);
+    CHECK(pthread_create(&scene->world.thread, NULL, world_main, scene->world.sw) == 0);
+    scene->round++;
+}
+
+/* Gives the segment of one Vnic to the present Vnet. */
+static void add(struct scene *scene, uint32_t n, int adopt) {
+    int status;
+    struct vnic *vnic = &scene->vnics[n];
+    layer8_switch_port *port = layer8_switch_port_new(scene->segments[n], vnic->uuid, scene->round, adopt, &status);
+    CHECK(port != NULL);
+    vnic->world = &scene->world;
+    vnic->id = n | scene->round << 16;
+    scene->world.ports[n] = port;
+    CHECK(layer8_port_set_doorbell(vnic->port, layer8_switch_port_doorbell(port)) == LAYER8_OK);
+    CHECK(world_command(&scene->world, LAYER8_COMMAND_ADD_PORT, vnic->id, 7, (uint32_t)adopt, 0, port) == LAYER8_OK);
+}
+
+static void begin_with(struct scene *scene, uint64_t ring_bytes) { /* of the first one */
+    memset(scene, 0, sizeof *scene);
+    open_world(scene, 0);
+    for (uint32_t n = 0; n < VNICS; n++) {
+        int status;
+        struct vnic *vnic = &scene->vnics[n];
+        vnic->index = n;
+        memset(vnic->uuid, (int)n + 1, sizeof vnic->uuid);
+        scene->segments[n] = layer8_segment_create(n == 0 ? ring_bytes : LAYER8_RING_MIN, vnic->uuid);
+        CHECK(scene->segments[n] >= 0);
+        vnic->port = layer8_port_open(scene->segments[n], UINT64_C(8) << 20, UINT64_C(32) << 20, &status);
+        CHECK(vnic->port != NULL);
+        add(scene, n, EARLIER);
+    }
+}
+
+static void begin(struct scene *scene) { begin_with(scene, LAYER8_RING_MIN); }
+
+static void die(struct scene *scene) { world_stop(&scene->world); }
+
+static void adopt_all(struct scene *scene) {
+    open_world(scene, 1);
+    for (uint32_t n = 0; n < VNICS; n++) {
+        add(scene, n, NEXT);
+    }
+}
+
+static void renew(struct scene *scene, uint32_t n, uint32_t handle, uint32_t kind, uint32_t target) {
+    CHECK(vnic_command(&scene->vnics[n], LAYER8_COMMAND_GRANT, handle, kind, target) == LAYER8_OK);
+}
+
+static void resume(struct scene *scene, uint32_t n) {
+    CHECK(vnic_command(&scene->vnics[n], LAYER8_COMMAND_RESUME, 0, 0, 0) == LAYER8_OK);
+}
+
+static void start(struct scene *scene) {
+    CHECK(world_command(&scene->world, LAYER8_COMMAND_START, 0, 0, 0, 0, NULL) == LAYER8_OK);
+}
+
+static void end(struct scene *scene) {
+    world_stop(&scene->world);
+    for (uint32_t n = 0; n < VNICS; n++) {
+        layer8_port_close(scene->vnics[n].port);
+        (void)close(scene->segments[n]);
+    }
+}
+
+static uint64_t doubles(const struct vnic *vnic) {
+    layer8_port_stats stats;
+    layer8_port_read_stats(vnic->port, &stats);
+    return stats.duplicates_dropped;
+}
+
+/* Until everything that the Vnic has sent was moved. */
+static void wait_moved(const struct vnic *vnic) {
+    for (int n = 0; n < 20000; n++) {
+        if (layer8_load_seq(&vnic->port->control->transmit_head) == layer8_load_seq(&vnic->port->control->transmit_tail)) {
+            return;
+        }
+        (void)usleep(1000);
+    }
+    CHECK(!"it was not moved");
+}
+
+static void expect(struct vnic *vnic, const void *payload, uint32_t length) {
+    struct got got = vnic_receive(vnic);
+    if (got.entry.kind != LAYER8_UNICAST || got.entry.length != length) {
+        fprintf(stderr, "kind %u, %u bytes: %.5s\n", got.entry.kind, got.entry.length, (const char *)got.payload);
+    }
+    CHECK(got.entry.kind == LAYER8_UNICAST && got.entry.length == length);
+    CHECK(memcmp(got.payload, payload, length) == 0);
+}
+
+/* Its sender dies while it waits for others: what the earlier Vnet may have moved is still a retry. */
+static void a_sender_that_dies_before_it_has_resumed_doubles_nothing(void) {
+    struct scene scene;
+    begin(&scene);
+    uint32_t handle = vnic_grant(&scene.vnics[0], 3, LAYER8_TARGET_PORT, scene.vnics[1].id);
+    CHECK(vnic_send(&scene.vnics[0], handle, "one", 3) > 0);
+    expect(&scene.vnics[1], "one", 3);
+    wait_moved(&scene.vnics[0]);
+    die(&scene);
+    layer8_store_seq(&scene.vnics[0].port->control->transmit_head, 0); /* killed before this was published */
+    CHECK(vnic_send(&scene.vnics[0], handle, "two", 3) > 0);
+    adopt_all(&scene);
+    renew(&scene, 0, handle, LAYER8_TARGET_PORT, scene.vnics[1].id);
+    resume(&scene, 1);
+    resume(&scene, 2);
+    CHECK(vnic_command(&scene.vnics[0], LAYER8_COMMAND_REMOVE_PORT, LAYER8_REASON_GONE, 1000, 0) == LAYER8_OK);
+    start(&scene);
+    (void)world_wait(&scene.world, 0, 1);
+    expect(&scene.vnics[1], "two", 3);
+    CHECK(vnic_empty(&scene.vnics[1]));
+    CHECK(doubles(&scene.vnics[1]) == 1);
+    end(&scene);
+}
+
+/* Fills the receive ring of a Vnic that does not read, until one record is held for it. */
+static uint32_t stop_reading(struct scene *scene, uint32_t from, uint32_t handle) {
+    static const uint8_t noise[60000];
+    uint32_t sent = 0;
+    struct vnic *vnic = &scene->vnics[from];
+    while (layer8_load_seq(&vnic->port->control->hold_tail) == 0) {
+        vnic_ignore_xoff(vnic, handle & 0xffffu);
+        if (layer8_send(vnic->port, handle, noise, 100) > 0) {
+            sent++;
+        }
+        wait_moved(vnic);
+    }
+    return sent;
+}
+
+/* A record's end was noted and reported; it stands in the hold ring until its turn comes, and was moved in it. */
+static void what_has_expired_stays_expired_when_it_was_moved_in_the_hold_ring(void) {
+    static const uint8_t noise[60000];
+    struct scene scene;
+    begin(&scene);
+    struct vnic *sender = &scene.vnics[0], *stuck = &scene.vnics[1], *other = &scene.vnics[2];
+    uint32_t to_stuck = vnic_grant(sender, 3, LAYER8_TARGET_PORT, stuck->id);
+    uint32_t to_other = vnic_grant(sender, 4, LAYER8_TARGET_PORT, other->id);
+    uint32_t held = stop_reading(&scene, 0, to_stuck);
+    layer8_outgoing brief = {
+        .kind = LAYER8_UNICAST, .handle = to_stuck, .payload = (const uint8_t *)"brief", .length = 5, .ttl = 1};
+    vnic_ignore_xoff(sender, 3);
+    CHECK(layer8_push(sender->port, &brief) == LAYER8_OK);
+    struct got notice = vnic_receive(sender);
+    CHECK(notice.entry.kind == LAYER8_NOTICE && notice.record.reason == LAYER8_REASON_EXPIRED);
+    uint32_t fills = 0, overtaken = 0;
+    uint64_t head = layer8_load_seq(&sender->port->control->hold_head);
+    for (int n = 0; n < 200 && layer8_load_seq(&sender->port->control->hold_head) == head; n++) {
+        vnic_ignore_xoff(sender, 4); /* for the other one: into its ring, then held, then taken */
+        fills += layer8_send(sender->port, to_other, noise, sizeof noise) > 0;
+        wait_moved(sender);
+        if (fills - overtaken == 9) { /* seven in its ring, two held */
+            while (overtaken < fills) {
+                expect(other, noise, sizeof noise);
+                overtaken++;
+            }
+        }
+    }
+    CHECK(layer8_load_seq(&sender->port->control->hold_head) != head); /* the oldest were moved to the tail */
+    while (overtaken < fills) {
+        expect(other, noise, sizeof noise);
+        overtaken++;
+    }
+    die(&scene);
+    adopt_all(&scene);
+    renew(&scene, 0, to_stuck, LAYER8_TARGET_PORT, stuck->id);
+    renew(&scene, 0, to_other, LAYER8_TARGET_PORT, other->id);
+    for (uint32_t n = 0; n < VNICS; n++) {
+        resume(&scene, n);
+    }
+    start(&scene);
+    for (uint32_t n = 0; n < held; n++) {
+        expect(stuck, noise, 100);
+    }
+    CHECK(vnic_send(sender, to_stuck, "last", 4) > 0);
+    expect(stuck, "last", 4);
+    notice = vnic_receive(sender);
+    CHECK(notice.entry.kind == LAYER8_NOTICE && notice.record.reason == LAYER8_REASON_EXPIRED);
+    end(&scene);
+}
+
+/* Chosen is not delivered: when the handle is not granted any more nobody knows. */
+static void a_record_whose_receiver_was_chosen_comes_back_as_unknown_when_its_handle_is_gone(void) {
+    struct scene scene;
+    begin(&scene);
+    struct vnic *sender = &scene.vnics[0];
+    CHECK(vnic_command(&scene.vnics[1], LAYER8_COMMAND_JOIN_ALIAS, 1, 0, 0) == LAYER8_OK);
+    uint32_t handle = vnic_grant(sender, 3, LAYER8_TARGET_ALIAS, 1);
+    CHECK(vnic_send(sender, handle, "one", 3) > 0);
+    expect(&scene.vnics[1], "one", 3);
+    wait_moved(sender);
+    die(&scene);
+    layer8_store_seq(&sender->port->control->transmit_head, 0);
+    adopt_all(&scene);
+    for (uint32_t n = 0; n < VNICS; n++) {
+        resume(&scene, n);
+    }
+    start(&scene);
+    struct got notice = vnic_receive(sender);
+    CHECK(notice.entry.kind == LAYER8_NOTICE && notice.record.reason == LAYER8_REASON_UNKNOWN);
+    CHECK(vnic_empty(&scene.vnics[1]));
+    end(&scene);
+}
+
+/* A member that had no room was chosen for nothing: another one may have what waits for the alias. */
+static void what_waits_for_an_alias_is_not_bound_to_a_member_without_room(void) {
+    static const uint8_t noise[30000];
+    const uint32_t count = 50;
+    uint32_t came = 0;
+    struct scene scene;
+    begin_with(&scene, LAYER8_RING_MIN * 8); /* so that it may hold more than a receive ring takes */
+    struct vnic *sender = &scene.vnics[0], *first = &scene.vnics[1], *second = &scene.vnics[2];
+    CHECK(vnic_command(first, LAYER8_COMMAND_JOIN_ALIAS, 1, 0, 0) == LAYER8_OK);
+    uint32_t handle = vnic_grant(sender, 3, LAYER8_TARGET_ALIAS, 1);
+    for (uint32_t n = 0; n < count; n++) {
+        vnic_ignore_xoff(sender, 3);
+        CHECK(layer8_send(sender->port, handle, noise, sizeof noise) > 0);
+        wait_moved(sender);
+    }
+    uint64_t head = layer8_load_seq(&sender->port->control->hold_head);
+    CHECK(layer8_load_seq(&sender->port->control->hold_tail) - head > 1000000);
+    while (layer8_load_seq(&sender->port->control->hold_head) == head) { /* until what waits is served, up to no room */
+        expect(first, noise, sizeof noise);
+        came++;
+        (void)layer8_receive(first->port, 0, 0);
+        (void)usleep(10000);
+    }
+    die(&scene);
+    while (layer8_receive(first->port, 1, 0) == 1) {
+        came++;
+    }
+    CHECK(came < count);
+    open_world(&scene, 1); /* the first one does not come back */
+    add(&scene, 0, NEXT);
+    add(&scene, 2, NEXT);
+    CHECK(vnic_command(second, LAYER8_COMMAND_JOIN_ALIAS, 1, 0, 0) == LAYER8_OK);
+    renew(&scene, 0, handle, LAYER8_TARGET_ALIAS, 1);
+    resume(&scene, 0);
+    resume(&scene, 2);
+    start(&scene);
+    for (; came < count; came++) {
+        expect(second, noise, sizeof noise);
+    }
+    CHECK(vnic_empty(sender)); /* nothing is unknown */
+    end(&scene);
+}
+
+/* Killed while it moved a record to the tail of the hold ring: of the two the one further back is kept. */
+static void of_a_record_that_stands_twice_in_the_hold_ring_the_later_is_kept(void) {
+    struct scene scene;
+    begin(&scene);
+    struct vnic *sender = &scene.vnics[0], *stuck = &scene.vnics[1];
+    uint32_t to_stuck = vnic_grant(sender, 3, LAYER8_TARGET_PORT, stuck->id);
+    uint32_t sent = stop_reading(&scene, 0, to_stuck);
+    die(&scene);
+    struct layer8_port *port = sender->port;
+    uint64_t head = layer8_load_seq(&port->control->hold_head);
+    uint64_t tail = layer8_load_seq(&port->control->hold_tail);
+    uint8_t *hold = port->base + LAYER8_OFFSET_RINGS + port->transmit_capacity + port->receive_capacity;
+    memcpy(hold + tail, hold + head, (size_t)(tail - head));
+    layer8_store_seq(&port->control->hold_tail, tail + (tail - head));
+    adopt_all(&scene);
+    renew(&scene, 0, to_stuck, LAYER8_TARGET_PORT, stuck->id);
+    for (uint32_t n = 0; n < VNICS; n++) {
+        resume(&scene, n);
+    }
+    start(&scene);
+    for (int n = 0; n < 20000 && layer8_load_seq(&port->control->hold_head) == head; n++) {
+        (void)usleep(1000);
+    }
+    CHECK(layer8_load_seq(&port->control->hold_head) >= tail);
+    for (uint32_t n = 0; n < sent; n++) {
+        struct got got = vnic_receive(stuck);
+        CHECK(got.entry.kind == LAYER8_UNICAST && got.record.sequence == n + 1);
+    }
+    CHECK(vnic_empty(stuck));
+    end(&scene);
+}
+
+int main(void) {
+    (void)alarm(110);
+    a_sender_that_dies_before_it_has_resumed_doubles_nothing();
+    what_has_expired_stays_expired_when_it_was_moved_in_the_hold_ring();
+    a_record_whose_receiver_was_chosen_comes_back_as_unknown_when_its_handle_is_gone();
+    what_waits_for_an_alias_is_not_bound_to_a_member_without_room();
+    of_a_record_that_stands_twice_in_the_hold_ring_the_later_is_kept();
+    printf("test_adoption_cases: ok\n");
+    return 0;
+}
