@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         Unreachable,
         VnetNotFound,
     )
-    from layer8.health_record import HealthEvent, HealthRecord, LinkRecord, State
+    from layer8.health_record import ElectionEvent, HealthEvent, HealthRecord, LinkRecord, State
     from layer8.message import Message, Request, Undeliverable
     from layer8.vnic import Vnic
 
@@ -34,6 +34,7 @@ __all__ = [
     "HealthRecord",
     "HealthEvent",
     "LinkRecord",
+    "ElectionEvent",
     "State",
     "Layer8Error",
     "VnetNotFound",
@@ -55,6 +56,7 @@ _HOMES = {
     "Undeliverable": "layer8.message",
     "HealthRecord": "layer8.health_record",
     "State": "layer8.health_record",
+    "ElectionEvent": "layer8.health_record",
     "HealthEvent": "layer8.health_record",
     "LinkRecord": "layer8.health_record",
 }

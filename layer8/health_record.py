@@ -75,6 +75,15 @@ class HealthRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_def
         return self.state is State.UP
 
 
+class ElectionEvent(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """Who leads a group now. `leader`: None while nobody does. `is_leader`: it is the Vnic that hears this."""
+
+    group: str
+    term: int
+    leader: UUID | None = None
+    is_leader: bool = False
+
+
 class HealthEvent(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """One change of what a watch sees. `kind`: "joined", "changed" (state, reason, names, place or alarms) or "left".
 

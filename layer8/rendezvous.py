@@ -79,6 +79,11 @@ def state_directory(socket: Path) -> Path:
     return socket.with_name(_stem(socket) + ".state")
 
 
+def terms_directory(socket: Path) -> Path:
+    """Where the Vnet at `socket` keeps the terms of elections, which outlive a clean stop too."""
+    return socket.with_name(_stem(socket) + ".terms")
+
+
 def ensure_private_directory(path: Path) -> Path:
     """Makes the directory with mode 0700 if it is missing, and checks it. Its parent must exist.
 

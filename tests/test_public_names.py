@@ -14,6 +14,7 @@ def test_public_names_are_these() -> None:
     assert sorted(layer8.__all__) == [
         "Backpressure",
         "Closed",
+        "ElectionEvent",
         "HealthEvent",
         "HealthRecord",
         "Layer8Error",

@@ -176,6 +176,29 @@ class Announce(Wire, frozen=True, tag="announce"):
     reports: bool = False
 
 
+class Elect(Wire, frozen=True, tag="elect"):
+    """This Vnic stands in the group: Done, then Elected events."""
+
+    id: int
+    group: str
+
+
+class Lead(Wire, frozen=True, tag="lead"):
+    """It was appointed in this term, or leads, and wants to: Done with the `seconds` of the lease, which its sender
+    counts from before it asked, or Failed("stale")."""
+
+    id: int
+    group: str
+    term: int
+
+
+class Unelect(Wire, frozen=True, tag="unelect"):
+    """It stands no more, and does not lead any more."""
+
+    id: int
+    group: str
+
+
 class Topics(Wire, frozen=True, tag="topics"):
     """Topics with their numbers of subscribers: Done.topics."""
 
@@ -222,10 +245,12 @@ class Done(Wire, frozen=True, tag="done"):
     records: tuple[HealthRecord, ...] = ()
     topics: tuple[tuple[str, int], ...] = ()
     more: bool = False
+    seconds: float = 0.0
 
 
 class Failed(Wire, frozen=True, tag="failed"):
-    """`code`: not-found | not-authorized | limit | invalid | stale | timeout | unsupported | stopping."""
+    """`code`: not-found | not-authorized | limit | invalid | stale | timeout | unsupported | stopping |
+    no-engine."""
 
     id: int
     code: str
@@ -246,6 +271,15 @@ class PortClosed(Wire, frozen=True, tag="port-closed"):
     """This port was closed (a violation, a limit, a revoked principal). The connection closes after this."""
 
     reason: str
+
+
+class Elected(Wire, frozen=True, tag="elected"):
+    """Who leads the group, None: nobody. `appointed`: who hears this is to lead in this term, with Lead."""
+
+    group: str
+    term: int
+    leader: UUID | None = None
+    appointed: bool = False
 
 
 class Watched(Wire, frozen=True, tag="watched"):
@@ -273,6 +307,9 @@ FromVnic = (
     | WatchAck
     | Unwatch
     | Announce
+    | Elect
+    | Lead
+    | Unelect
     | Topics
     | WhoIs
     | Draining
@@ -280,4 +317,4 @@ FromVnic = (
     | Resume
     | Ping
 )
-FromVnet = Challenge | Attached | Refused | Done | Failed | Stopping | PortClosed | Watched
+FromVnet = Challenge | Attached | Refused | Done | Failed | Stopping | PortClosed | Watched | Elected

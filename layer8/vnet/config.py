@@ -85,6 +85,7 @@ class VnetConfig:
     look_interval: float = 1.5  # between two looks at each process and ring
     statistics_interval: float = 10.0  # between two readings of all figures
     suspect_after: float = 5.0  # that a Vnic leaves a ring unread which holds its senders back
+    election_lease: float = 2.0  # that a leader leads without being heard of
     keep_down: float = 60.0  # that the record of who is gone stays visible
 
     @property
@@ -135,8 +136,14 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "look_interval": (0.05, 60),
     "statistics_interval": (0.1, 3600),
     "suspect_after": (0.1, 3600),
+    "election_lease": (0.2, 60),
     "keep_down": (0, 86400),
 }
+
+
+def has_several_hosts(config: VnetConfig) -> bool:
+    """Whether the overlay has, or may have, other hosts: whatever says where they are or where they reach this one."""
+    return any(getattr(config, name, ()) for name in ("listen", "peers", "links", "discover"))
 
 
 def read(path: Path, only: str | None = None) -> Config:

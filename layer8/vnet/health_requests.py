@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from layer8.names import check_alias
-from layer8.protocol.control import Announce, Done, Unwatch, Watch, WatchAck, Wire
+from layer8.protocol.control import Announce, Done, Elect, Lead, Unelect, Unwatch, Watch, WatchAck, Wire
 from layer8.security.provider import Action, Resource, ResourceKind
+from layer8.vnet.elections import Elections
 from layer8.vnet.health_desk import HealthDesk
 from layer8.vnet.refusal import Refusal
 from layer8.vnet.session import Session
@@ -20,14 +21,22 @@ class HealthRequests:
     """One a Vnet; in the loop's thread."""
 
     def __init__(
-        self, desk: HealthDesk, board: Switchboard, loop: asyncio.AbstractEventLoop, *, watches_per_port: int
+        self,
+        desk: HealthDesk,
+        board: Switchboard,
+        elections: Elections,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        watches_per_port: int,
     ) -> None:
         self._desk = desk
         self._board = board
+        self.elections = elections
         self.watchers = Watchers(
             desk.directory, loop, lambda session: session.may(Action.READ_HEALTH), watches_per_port
         )
         desk.listeners.append(self.watchers.happened)
+        desk.listeners.append(elections.happened)
 
     def handle(self, session: Session, message: Wire) -> None:
         """Raises Refusal, which is the answer then."""
@@ -41,6 +50,8 @@ class HealthRequests:
             case Unwatch(id=id, watch=number):
                 self.watchers.close(session, number)
                 session.tell(Done(id=id))
+            case Elect() | Lead() | Unelect():
+                self.elections.handle(session, message)
             case Announce():
                 self._announce(session, message)
 
@@ -63,3 +74,7 @@ class HealthRequests:
     def over(self, session: Session) -> None:
         """Nothing is left of the session."""
         self.watchers.forget(session)
+
+    def ending(self, session: Session) -> None:
+        """It is no longer there for others."""
+        self.elections.over(session, surely=session.clean or session.has_died)

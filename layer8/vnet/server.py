@@ -27,12 +27,13 @@ from layer8.health.directory import Event
 from layer8.health.liveness import peer_credentials
 from layer8.health_record import HealthRecord, State
 from layer8.protocol.control import Refused
-from layer8.rendezvous import state_directory
+from layer8.rendezvous import state_directory, terms_directory
 from layer8.security.provider import Action, AuditEvent, Principal, Resource, SecurityProvider
 from layer8.vnet.accounts import Accounts
 from layer8.vnet.admission import Admission, Newcomer
 from layer8.vnet.complaints import Complaints
-from layer8.vnet.config import VnetConfig
+from layer8.vnet.config import VnetConfig, has_several_hosts
+from layer8.vnet.elections import Elections
 from layer8.vnet.enrolling import EnrolError, Enrolling
 from layer8.vnet.health_desk import HealthDesk
 from layer8.vnet.health_requests import HealthRequests
@@ -47,6 +48,7 @@ from layer8.vnet.status import PortStatus
 from layer8.vnet.status_board import StatusBoard
 from layer8.vnet.switch_thread import SwitchThread
 from layer8.vnet.switchboard import BoardPort, Switchboard
+from layer8.vnet.terms import Terms
 from layer8.vnet.workers import Workers
 
 OVERLAY = "local"
@@ -91,7 +93,17 @@ class Vnet:
         self.stopping = False
         self.health = HealthDesk(self, loop)
         self.directory = self.health.directory
-        self._requests = HealthRequests(self.health, self.board, loop, watches_per_port=config.watches_per_port)
+        self.elections = Elections(
+            self.board,
+            self.workers,
+            Terms(terms_directory(path)),
+            loop,
+            lease=config.election_lease,
+            several_hosts=lambda: has_several_hosts(config),
+        )
+        self._requests = HealthRequests(
+            self.health, self.board, self.elections, loop, watches_per_port=config.watches_per_port
+        )
         self.handle = self._requests.handle
         self.network = Network(self, loop)
         self.enrolling = Enrolling(config, provider.audit)
@@ -137,6 +149,7 @@ class Vnet:
         self._thread.start()
         self._thread.ended.add_done_callback(self._switch_ended)
         self.health.start()
+        self.elections.start()
         self._status.event("started", pid=os.getpid())
         self._status.tick()
         self._set_accepting(True)
@@ -290,6 +303,7 @@ class Vnet:
         self.board.disconnect()
         thread.close()
         self.health.close()
+        self.elections.close()
         self.providers.close()
         self.workers.close()
         if self._patience is not None:
@@ -470,6 +484,7 @@ class Vnet:
         kind = "violation" if violation else "detached" if session.clean else "gone"
         self._event(kind, uuid=port.uuid, alias=port.alias or "", pid=session.pid, text=why)
         self._audit(kind, principal=port.principal.uri, reason=why)
+        self._requests.ending(session)
         self.health.went(session, f"quarantined: {why}" if violation else why)
 
     def over(self, session: Session) -> None:

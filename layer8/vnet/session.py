@@ -26,10 +26,12 @@ from layer8.protocol.control import (
     Detach,
     Done,
     Draining,
+    Elect,
     Failed,
     Find,
     Grant,
     Health,
+    Lead,
     Ping,
     PortClosed,
     Release,
@@ -37,6 +39,7 @@ from layer8.protocol.control import (
     Stopping,
     Subscribe,
     Topics,
+    Unelect,
     Unsubscribe,
     Unwatch,
     Watch,
@@ -110,6 +113,7 @@ class Session:
         self.port: BoardPort | None = newcomer.port
         self.pid = newcomer.process.pid
         self.clean = False  # it said that it goes
+        self.has_died = False  # its process surely has
         self._hall = hall
         self._loop = loop
         self._stream = newcomer.stream
@@ -183,7 +187,7 @@ class Session:
                 self._start(self._resume(id, self.own_port()))
             case Ping(id=id):
                 self._stream.send(Done(id=id))
-            case Watch() | WatchAck() | Unwatch() | Announce():
+            case Watch() | WatchAck() | Unwatch() | Announce() | Elect() | Lead() | Unelect():
                 self._hall.handle(self, message)
             case Unknown(id=id, kind=kind):
                 if id is not None:  # without one it was an event, which a newer library may send
@@ -379,11 +383,13 @@ class Session:
         self._close(reason, PortClosed(reason=reason), Reason.VIOLATION, violation=True)
 
     def _died(self) -> None:
+        self.has_died = True
         self._close(self.newcomer.process.ending() or "its process has died", None, Reason.GONE)
 
     def process_ended(self) -> None:
         """Somebody saw that its process has gone or is a zombie: for one that has no pidfd here."""
         if not self._watching:
+            self.has_died = True
             self._close("its process has died", None, Reason.GONE)
 
     def _hold_ms(self) -> int:

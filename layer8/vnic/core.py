@@ -44,12 +44,13 @@ import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from layer8.dataplane import Flag, Kind, Record, Status
 from layer8.errors import Closed, Layer8Error, Unreachable, VnetNotFound
 from layer8.message import Message, Undeliverable
-from layer8.protocol.control import Detach, Draining, Failed, Resume, WhoIs
+from layer8.protocol.control import Detach, Draining, Elected, Failed, Resume, WhoIs
 from layer8.rendezvous import candidates
 from layer8.security.provider import SecurityProvider
 from layer8.vnic.attachment import (
@@ -65,6 +66,7 @@ from layer8.vnic.attachment import (
 from layer8.vnic.calls import Calls
 from layer8.vnic.connection import ConnectionLost
 from layer8.vnic.dispatcher import Dispatcher
+from layer8.vnic.election import Election
 from layer8.vnic.inbox import Inbox
 from layer8.vnic.keeper import Keeper
 from layer8.vnic.outbox import Outbox
@@ -78,6 +80,9 @@ from layer8.vnic.standing import Announcement, Orders
 from layer8.vnic.topics import Interest, Topics
 from layer8.vnic.turns import look_around, turn
 from layer8.vnic.waiting import deadline_after, remaining, slice_of
+
+if TYPE_CHECKING:
+    from layer8.vnic.vnic import Vnic
 
 _logger = logging.getLogger("layer8.vnic")
 
@@ -262,6 +267,11 @@ class Core:
         for (standing, _), answer in zip(asked, answers, strict=True):
             _check_stopping(answer)
             standing.renewed(answer)
+
+    def elect(self, vnic: Vnic, group: str) -> Election:
+        if self.orders.is_heard(Elected, group):
+            raise ValueError(f"{self.presence.what} stands in {group!r} already")
+        return Election(vnic, self, group, self.timeout)
 
     # ── away ───────────────────────────────────────────────────────────────────────────────────────────────────────
 

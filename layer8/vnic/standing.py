@@ -52,6 +52,9 @@ class Orders:
         """Events of this kind about this (a number, a name, None) go to `hearing` from now on."""
         self._hearing[kind, about] = hearing
 
+    def is_heard(self, kind: type[Wire], about: object) -> bool:
+        return (kind, about) in self._hearing
+
     def unhear(self, kind: type[Wire], about: object) -> None:
         self._hearing.pop((kind, about), None)
 

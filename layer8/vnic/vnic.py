@@ -20,6 +20,7 @@ from layer8.security.loader import load_provider
 from layer8.security.provider import SecurityProvider
 from layer8.vnic.calls import ttl_ms
 from layer8.vnic.core import Core
+from layer8.vnic.election import Election
 from layer8.vnic.health_watch import HealthWatch
 from layer8.vnic.outbox import Draft, To
 from layer8.vnic.queues import Queue, Sink
@@ -390,6 +391,16 @@ class Vnic:
         record and its reason. When this returns, the present state is known. Raises as `health` does.
         """
         return HealthWatch(self, self._core, check_filters(filters), self._core.timeout)
+
+    def elect(self, group: str) -> Election:
+        """Stands for election in `group`: one Vnic of all that do leads, and when it dies, stands still or leaves,
+        another one does within 3 s.
+
+        The result has `is_leader`, `leader`, `term` (only grows: a fencing token), `wait()`, and is a stream of
+        ElectionEvent; close it to stand no more. Raises Layer8Error in an overlay of several hosts (this Vnet decides
+        for its own host only), NotAuthorized, ValueError for a name that is none or a group it stands in already.
+        """
+        return self._core.elect(self, check_alias(group))
 
     def _principal(self) -> str:
         attachment = self._core.presence.attachment
