@@ -12,19 +12,22 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from layer8 import Vnic
-from layer8.testing import RunningVnet
+from layer8 import NotAuthorized, Undeliverable, Vnic
+from layer8.testing import RunningVnet, running_vnet
 from layer8.vnet import status
 
 KILLS = int(os.environ.get("LAYER8_ADOPTION_KILLS", "8"))
@@ -84,6 +87,10 @@ class Books:
 
 def _compare(senders: dict[str, Any], received: list[Any]) -> list[str]:
     problems: list[str] = []
+    for receiver in received:
+        if receiver["role"] != "server":  # there it is a number of the payload
+            times = Counter((source, sequence) for source, sequence, *_ in receiver["came"])
+            problems += [f"{what} came {n} times to {receiver['role']}" for what, n in times.items() if n > 1]
     for uuid, book in senders.items():
         known = {sequence: (name, size, check) for name, sequence, size, check in book["accepted"] if sequence}
         tried = Counter((size, check) for name, sequence, size, check in book["accepted"] if not sequence)
@@ -125,17 +132,58 @@ def _compare(senders: dict[str, Any], received: list[Any]) -> list[str]:
     return problems
 
 
+class Mortals:
+    """Programs that come, stand still and are killed, until `end`, while others keep books."""
+
+    def __init__(self, start: Callable[..., Any], seed: int) -> None:
+        self._start = start
+        self._chance = random.Random(seed)
+        self._alive = [start("mortal", seed)]
+        self._ended = threading.Event()
+        self.killed = self.stopped = 0
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        number = 0
+        while not self._ended.wait(self._chance.choice([0.05, 0.2, 0.5])):
+            number += 1
+            one = self._chance.choice(self._alive)
+            match self._chance.randrange(3):
+                case 0 if len(self._alive) < 3:
+                    self._alive.append(self._start("mortal", number))
+                case 1 if len(self._alive) > 1:
+                    self._alive.remove(one)
+                    one.kill()
+                    self.killed += 1
+                case 2:
+                    with one.stopped():
+                        self._ended.wait(self._chance.choice([0.01, 0.3]))
+                    self.stopped += 1
+
+    def end(self) -> None:
+        """All are killed but one, which has a Vnet from now on."""
+        self._ended.set()
+        self._thread.join()
+        for one in self._alive[1:]:
+            one.kill()
+
+
 def test_a_vnet_killed_under_load_loses_and_doubles_nothing(
     vnet: RunningVnet, run: Callable[..., Any], tmp_path: Path, record_property: Callable[..., None]
 ) -> None:
     chance = random.Random(KILLS)
     books = Books(run, tmp_path, 1)
-    for _ in range(KILLS):
-        time.sleep(chance.choice([0.0, 0.05, 0.2, 0.4, 0.8]))
-        vnet.kill()
-        vnet.restart()
-    time.sleep(0.5)
-    figures = books.check()
+    mortals = Mortals(run, KILLS)
+    try:
+        for _ in range(KILLS):
+            time.sleep(chance.choice([0.0, 0.05, 0.2, 0.4, 0.8]))
+            vnet.kill()
+            vnet.restart()
+        time.sleep(0.5)
+    finally:
+        mortals.end()
+    figures = books.check() | {"killed": mortals.killed, "stopped": mortals.stopped}
     print(figures)
     record_property("storm", str(figures))
     assert figures["attachments"] > 1
@@ -182,6 +230,47 @@ def test_a_thousand_ports_come_back(vnet: RunningVnet, run: Callable[..., Any], 
         crowd.wait_for("sent")
         assert crowd.wait_for("came") == "250"
     assert len(make_vnic(timeout=60).health(kind="vnic", state="UP")) == 1001
+
+
+def test_a_policy_that_changed_during_the_outage_is_the_one_that_holds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = tmp_path / "policy"
+    policy.write_text("")
+    monkeypatch.setenv("DENIED", str(policy))
+    monkeypatch.syspath_prepend(Path(__file__).parent / "programs")
+    reported: list[Undeliverable] = []
+    with ExitStack() as stack:
+        vnet = stack.enter_context(running_vnet(config={"security": "changing_policy:ChangingPolicy"}))
+        place = str(vnet.socket)
+        sender = stack.enter_context(Vnic(vnet=place, timeout=60, attach_timeout=60))
+        receiver = stack.enter_context(Vnic("store", vnet=place, timeout=60, attach_timeout=60))
+        sender.on_undeliverable = reported.append
+        receiver.subscribe("open")
+        receiver.subscribe("closed")
+        sender.send("store", b"x")
+        sender.send(receiver.uuid, b"x")
+        sender.publish("open", b"x")
+        for _ in range(3):
+            receiver.receive(60)
+        os.kill(vnet.pid or 0, signal.SIGSTOP)  # so that what is sent now stands in the ring
+        refused = sender.send("store", b"not any more")
+        sender.send(receiver.uuid, b"still allowed")
+        sender.publish("open", b"still allowed")
+        vnet.kill()
+        policy.write_text("send store\nsubscribe closed\n")
+        vnet.restart()
+        got = [(message.topic, message.payload) for message in (receiver.receive(60), receiver.receive(60))]
+        assert sorted(got, key=str) == [("open", b"still allowed"), (None, b"still allowed")]
+        with pytest.raises(NotAuthorized):
+            sender.send("store", b"new")
+        deadline = time.monotonic() + 30
+        while not reported and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert [(report.to, report.sequence, report.reason) for report in reported] == [("store", refused, "unknown")]
+        sender.publish("closed", b"whose subscription was not renewed")
+        sender.publish("open", b"last")
+        assert receiver.receive(60).payload == b"last"
 
 
 @contextlib.contextmanager
