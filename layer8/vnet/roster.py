@@ -7,7 +7,7 @@ others are *awaited*.
 
     (attach) ──note──▶ present ──(reaped)──▶ forgotten
                           └──(this Vnet ends)──▶ awaited ──(the Vnic is back)──▶ present
-                                                    └──(its process has gone, at the next start)──▶ forgotten
+                                                    └──(its process has gone: `awaited.py`)──▶ forgotten
 """
 
 from __future__ import annotations
@@ -93,6 +93,12 @@ class Roster:
         """The switch has nothing left of this port. A later port of the same Vnic keeps its entry."""
         if self._present.get(uuid) == number:
             del self._present[uuid]
+            with contextlib.suppress(OSError):
+                self._path(uuid).unlink()
+
+    def give_up(self, uuid: UUID) -> None:
+        """Who is awaited will not come: its process has ended."""
+        if self.awaited.pop(uuid, None) is not None:
             with contextlib.suppress(OSError):
                 self._path(uuid).unlink()
 

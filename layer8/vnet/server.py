@@ -31,6 +31,7 @@ from layer8.rendezvous import state_directory, terms_directory
 from layer8.security.provider import Action, AuditEvent, Principal, Resource, SecurityProvider
 from layer8.vnet.accounts import Accounts
 from layer8.vnet.admission import Admission, Newcomer
+from layer8.vnet.awaited import AwaitedProcesses
 from layer8.vnet.complaints import Complaints
 from layer8.vnet.config import VnetConfig, has_several_hosts
 from layer8.vnet.elections import Elections
@@ -42,7 +43,7 @@ from layer8.vnet.network import Network
 from layer8.vnet.place import Place
 from layer8.vnet.refusal import Refusal
 from layer8.vnet.returning import LONGEST_SECONDS, Returning
-from layer8.vnet.roster import Roster
+from layer8.vnet.roster import Entry, Roster
 from layer8.vnet.session import Session
 from layer8.vnet.status import PortStatus
 from layer8.vnet.status_board import StatusBoard
@@ -122,6 +123,7 @@ class Vnet:
         self._emptied = asyncio.Event()
         self._returning = Returning((), 0.0)
         self._patience: asyncio.TimerHandle | None = None
+        self._awaited = AwaitedProcesses(self.roster, loop, self._will_not_come)
         self._arrivals: dict[str, asyncio.Event] = {}  # by uuid or alias: who waits for it to come back
         self._moving = asyncio.Event()
         self.board.violated = self._violated
@@ -178,6 +180,14 @@ class Vnet:
                 since=time.time(),
             )
             self.happened(self.directory.put(record, now))
+        self._awaited.watch()
+        self._check_returns()
+
+    def _will_not_come(self, entry: Entry) -> None:
+        now = self._loop.time()
+        reason = "its process ended while no Vnet was there"
+        self.happened(self.directory.mark(entry.uuid, State.DOWN, now, since=time.time(), reason=reason))
+        self._returning.back(entry.uuid, now)
         self._check_returns()
 
     def _check_returns(self) -> None:
@@ -209,6 +219,7 @@ class Vnet:
     def _moves(self, started: asyncio.Future[int]) -> None:
         if not started.cancelled() and started.exception() is None:
             self._moving.set()
+            self._awaited.close()
             for name in tuple(self._arrivals):
                 self._arrived(name)
 
@@ -308,6 +319,7 @@ class Vnet:
         self.workers.close()
         if self._patience is not None:
             self._patience.cancel()
+        self._awaited.close()
         self._close_reserve()
         self.roster.close()
         self.place.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -193,3 +194,33 @@ def test_a_receiver_that_does_not_come_back_is_waited_for_and_then_not_there(
     assert isinstance(late.attach(uuid=gone, alias="never-back"), Attached)
     raw.ask(Grant, slot=0, generation=2, kind="uuid", name=str(gone))
     assert os.path.exists(state_directory(vnet.socket) / f"{gone.hex}.port")
+
+
+def test_who_dies_while_it_is_awaited_is_awaited_no_longer(
+    vnet: RunningVnet, connect: Connect, make_segment: MakeSegment, spawn: Callable[..., subprocess.Popen[str]]
+) -> None:
+    uuid = uuid4()
+    segment = make_segment(uuid)
+    secret = connect(vnet).attach(uuid=uuid, segment=segment).resume
+    mortal = spawn(
+        "import os, signal, sys; from layer8 import Vnic\n"
+        "vnic = Vnic('mortal', vnet=sys.argv[1], attach_timeout=30)\n"
+        "print(vnic.uuid, flush=True)\n"
+        "signal.pause()",
+        str(vnet.socket),
+    )
+    assert mortal.stdout is not None
+    gone = UUID(mortal.stdout.readline().strip())
+    os.kill(mortal.pid, signal.SIGSTOP)  # so that it does not come back
+    vnet.kill()
+    vnet.restart()
+    raw = connect(vnet)
+    assert raw.attach(uuid=uuid, segment=segment, resume=secret, adopt=True).adopted
+    raw.send(Resume(id=70))
+    raw.ask(Ping)
+    assert 70 not in raw.answers
+    os.kill(mortal.pid, signal.SIGKILL)
+    raw.answer(70)
+    (record,) = raw.ask(Health, filters={"uuid": str(gone)}).records
+    assert (record.state, record.reason) == (State.DOWN, "its process ended while no Vnet was there")
+    assert entries(vnet) == 1
