@@ -139,6 +139,11 @@ uint32_t layer8_port_source(layer8_port *port, uint32_t source, uint8_t *uuid); 
  * layer8_port_wake: look around and call again. Waits 200 ms at most: callers keep their own deadline. What came before
  * layer8_port_shut is still announced and received. One thread at a time, the one that receives. */
 int layer8_wait_arrived(layer8_port *port, int64_t timeout_ns, int64_t spin_ns);
+/* For a Vnic that sleeps elsewhere (its Vnet has given it a chime): asks for a token and looks. 0: a token will come; else
+ * as the waits, and a spare token may come. Room: of any slot; announce, then look with layer8_room. */
+int layer8_arm_arrived(layer8_port *port);
+int layer8_arm_room(layer8_port *port);
+int layer8_room(layer8_port *port, int64_t slot, uint64_t bytes); /* looks as layer8_wait_room does */
 uint64_t layer8_missed(layer8_port *port, uint32_t topic);
 void layer8_port_read_stats(layer8_port *port, layer8_port_stats *stats);
 
@@ -262,6 +267,9 @@ int layer8_switch_events(layer8_switch *sw, layer8_event *events, uint32_t max);
 #define LAYER8_OWN_FILE 2
 layer8_switch_port *layer8_switch_port_new(int segment_fd, const uint8_t *uuid, uint64_t epoch, int adopt, int *status);
 int layer8_switch_port_doorbell(layer8_switch_port *port);             /* a descriptor, owned by the port */
+/* Before ADD_PORT: from now on the Vnic is woken by a descriptor, which becomes readable with each token, and not by its
+ * semaphores. Owned by the port, to be passed to the Vnic; or LAYER8_SYSTEM. */
+int layer8_switch_port_chime(layer8_switch_port *port);
 uint64_t layer8_switch_port_bytes(layer8_switch_port *port);
 void layer8_switch_port_free(layer8_switch_port *port);                /* after GONE, or when never added */
 /* Any thread, while the port is not freed. */

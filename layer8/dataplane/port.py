@@ -142,6 +142,12 @@ class Port:
     slot_state: Callable[[int], int]
     missed: Callable[[int], int]
     """missed(topic): publications dropped for this topic number, since it was subscribed."""
+    arm_arrived: Callable[[], int]
+    """For who sleeps on the chime: asks to be woken when something arrives, and looks: 1 it has, 0 not yet, a Status."""
+    arm_room: Callable[[], int]
+    """The same for room: OK or a Status; look with `room` afterwards."""
+    room: Callable[[int, int], int]
+    """room(slot, size): what `wait_room` would return now."""
     wake: Callable[[], None]
     """Wakes the threads that wait here: their wait returns INTERRUPTED."""
     batch: Batch
@@ -165,6 +171,9 @@ class Port:
         self.set_unread = functools.partial(lib.layer8_set_unread, pointer)
         self.slot_state = functools.partial(lib.layer8_slot_state, pointer)
         self.missed = functools.partial(lib.layer8_missed, pointer)
+        self.arm_arrived = functools.partial(lib.layer8_arm_arrived, pointer)
+        self.arm_room = functools.partial(lib.layer8_arm_room, pointer)
+        self.room = functools.partial(lib.layer8_room, pointer)
         self.wake = functools.partial(lib.layer8_port_wake, pointer)
         size = ffi.new("uint64_t *")
         self.batch = _view(pointer, lib.layer8_port_batch(pointer, size), int(size[0]))

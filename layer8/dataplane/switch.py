@@ -92,9 +92,18 @@ class SwitchPort:
     made it calls `free()`.
     """
 
-    def __init__(self, segment_fd: int, uuid: UUID, epoch: int, adopt: bool = False, own_file: bool = False) -> None:
+    def __init__(
+        self,
+        segment_fd: int,
+        uuid: UUID,
+        epoch: int,
+        adopt: bool = False,
+        chime: bool = False,
+        own_file: bool = False,
+    ) -> None:
         """`adopt`: the segment served an earlier Vnet, and its rings are taken over; else they must be empty.
-        `own_file`: it is a mirror, in a file that nobody else can shorten."""
+        `chime`: its Vnic sleeps on a descriptor, and not on its semaphores. `own_file`: it is a mirror, in a file that
+        nobody else can shorten."""
         status = ffi.new("int *")
         how = int(adopt) | (lib.LAYER8_OWN_FILE if own_file else 0)
         made = lib.layer8_switch_port_new(segment_fd, uuid.bytes, epoch, how, status)
@@ -102,6 +111,12 @@ class SwitchPort:
             raise error_of_status(status[0], "a segment cannot be used")
         self._pointer: CData | None = made
         self._figures = ffi.new("layer8_port_counters *")
+        self.chime_fd = lib.layer8_switch_port_chime(made) if chime else -1
+        """Readable once for each time the Vnic is woken, -1 without. It belongs to the port; the Vnic gets a copy."""
+        if chime and self.chime_fd < 0:
+            error = error_of_status(self.chime_fd, "a chime cannot be made")
+            self.free()
+            raise error
 
     @property
     def pointer(self) -> CData:

@@ -83,13 +83,22 @@ class VnicAttach:
         adopt: bool = False,
         pid: int = 0,
         program: str = "",
+        chime: bool = False,
         seen: Channel,
         nonce: bytes | None = None,
     ) -> None:
         """`seen`: what the kernel says of the Vnet. `nonce`: fresh random bytes by default; tests give their own."""
         self._provider = provider
         self._attach = Attach(
-            uuid=uuid, proof=b"", alias=alias, observer=observer, resume=resume, adopt=adopt, pid=pid, program=program
+            uuid=uuid,
+            proof=b"",
+            alias=alias,
+            observer=observer,
+            resume=resume,
+            adopt=adopt,
+            pid=pid,
+            program=program,
+            chime=chime,
         )
         self._seen = seen
         self._nonce = secrets.token_bytes(NONCE_BYTES) if nonce is None else nonce

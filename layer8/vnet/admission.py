@@ -209,7 +209,7 @@ class Admission:
             if segment >= 0:
                 os.close(segment)
         self._stream.decoder.limit = CONTROL_BYTES
-        self._stream.send(self._accepted(attach, port), port.switch_port.doorbell_fd if port is not None else -1)
+        self._stream.send(self._accepted(attach, port), _descriptors(port))
         if self._stream.is_open:
             newcomer = Newcomer(self._stream, self._process, self.uid, attach, principal, port, size)
             desk.admitted(newcomer)
@@ -310,7 +310,9 @@ class Admission:
     async def _map(self, segment: int, attach: Attach) -> SwitchPort:
         make: Callable[..., SwitchPort] = SwitchPort
         try:
-            return await self._desk.workers.call(make, segment, attach.uuid, self._desk.epoch, attach.adopt)
+            return await self._desk.workers.call(
+                make, segment, attach.uuid, self._desk.epoch, attach.adopt, attach.chime
+            )
         except ValueError as error:
             code = "stale" if attach.adopt else "invalid"
             raise Refusal(code, f"the segment is not one: {error}") from error
@@ -326,3 +328,11 @@ class Admission:
             self._stream.finish(refused)
         if not self._proved and asyncio.current_task() is not self.task:
             self.task.cancel()
+
+
+def _descriptors(port: BoardPort | None) -> tuple[int, ...]:
+    """What the Vnic gets with Attached."""
+    if port is None:
+        return ()
+    doorbell, chime = port.switch_port.doorbell_fd, port.switch_port.chime_fd
+    return (doorbell,) if chime < 0 else (doorbell, chime)

@@ -14,6 +14,7 @@ import asyncio
 import collections
 import os
 import socket
+from collections.abc import Sequence
 from typing import Protocol
 
 from layer8.protocol.codec import UNPROVEN_BYTES, Decoder, Frame, ProtocolViolation, Unknown, encode
@@ -54,7 +55,7 @@ class ControlStream:
         self._connection = connection
         self._loop = loop
         self._fd = connection.fileno()
-        self._outgoing: collections.deque[tuple[memoryview, int]] = collections.deque()  # bytes, descriptor or -1
+        self._outgoing: collections.deque[tuple[memoryview, Sequence[int]]] = collections.deque()
         self._backlog = 0
         self._holds = 0  # reasons of the peer not to read
         self._reading = False
@@ -143,15 +144,15 @@ class ControlStream:
 
     # ── out ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def send(self, message: Wire, descriptor: int = -1) -> None:
-        """Sends, or keeps until the peer reads. `descriptor` goes with it and must stay open until `ended` or sent."""
+    def send(self, message: Wire, descriptors: Sequence[int] = ()) -> None:
+        """Sends, or keeps until the peer reads. `descriptors` go with it and must stay open until `ended` or sent."""
         if not self.is_open:
             return
         data = memoryview(encode(message))
         if self._backlog + len(data) > WRITE_BYTES:
             self.close(f"it left {self._backlog} bytes of answers and events unread")
             return
-        self._outgoing.append((data, descriptor))
+        self._outgoing.append((data, descriptors))
         self._backlog += len(data)
         if self._writing:
             self._set_reading()
@@ -161,16 +162,16 @@ class ControlStream:
     def _writable(self) -> None:
         try:
             while self._outgoing:
-                data, descriptor = self._outgoing[0]
+                data, descriptors = self._outgoing[0]
                 rights = (
-                    [] if descriptor < 0 else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
+                    [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
                 )
                 sent = self._connection.sendmsg([data], rights, socket.MSG_NOSIGNAL)
                 self._backlog -= sent
                 if sent == len(data):
                     self._outgoing.popleft()
                 else:
-                    self._outgoing[0] = data[sent:], -1
+                    self._outgoing[0] = data[sent:], ()
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as error:

@@ -59,11 +59,18 @@ class Attachment:
     `adopted`: that is so. `spoiled`: what stands in the segment makes no sense; nobody shall adopt it.
     `early`: messages that came right behind the Attached. `lost`: its Vnet is gone; set once, by the keeper.
     `principals`: what its numbers stand for, as far as it was asked.
+    `chime`: readable when a Vnic that sleeps in a loop is to look, -1 without; `take_chime()` makes it the caller's.
     `close()` gives everything back; the port's memory lasts until the last thread has left it.
     """
 
     def __init__(
-        self, connection: Connection, port: Port, segment: Segment, machine: VnicAttach, early: list[Wire | Unknown]
+        self,
+        connection: Connection,
+        port: Port,
+        segment: Segment,
+        machine: VnicAttach,
+        early: list[Wire | Unknown],
+        chime: int = -1,
     ) -> None:
         assert machine.attached is not None and machine.challenge is not None
         self.connection = connection
@@ -76,6 +83,11 @@ class Attachment:
         self.early = early
         self.lost = False
         self.principals: dict[int, str] = {}
+        self.chime = chime
+
+    def take_chime(self) -> int:
+        chime, self.chime = self.chime, -1
+        return chime
 
     def give_up(self) -> None:
         """The Vnet has written what cannot be: the keeper will notice the end of the connection."""
@@ -83,6 +95,8 @@ class Attachment:
         self.connection.hang_up()
 
     def close(self) -> None:
+        if self.chime >= 0:
+            os.close(self.take_chime())
         self.connection.close()
         self.port.close()
         self.segment.close()
@@ -101,12 +115,13 @@ def attach(
     wake: int | None = None,
     stopped: Callable[[], bool] = lambda: False,
     resume: bytes = b"",
+    chime: bool = False,
 ) -> Attachment:
     """Attaches to the first Vnet that answers. `timeout`: seconds to wait until one does, 0 looks once. `patience`:
     seconds that one who is there may take, at least.
 
     `wake`: a descriptor that becomes readable when `stopped()` may have become true, which ends it with Stopped.
-    `resume`: the secret of an earlier attach. Raises VnetNotFound, SecurityMismatch, NotAuthorized, or a Layer8Error
+    `resume`: the secret of an earlier attach. `chime`: ask for one. Raises VnetNotFound, SecurityMismatch, NotAuthorized, or a Layer8Error
     that says what was refused or missing.
     """
     try:
@@ -127,10 +142,11 @@ def attach(
                 alias=alias,
                 segment=segment.fd,
                 resume=resume,
+                chime=chime,
                 wake=wake,
                 stopped=stopped,
             )
-            return _open(connection, segment, machine, early, spin_us)
+            return _open(connection, segment, machine, early, spin_us, chime)
 
         return _reach(paths, handshake, timeout, patience, stopped, _owners(provider))
     except BaseException:
@@ -145,6 +161,7 @@ def attach_again(
     *,
     uuid: UUID,
     alias: str | None,
+    chime: bool = False,
     wake: int | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Attachment:
@@ -160,19 +177,22 @@ def attach_again(
             segment=kept.segment.fd,
             resume=kept.attached.resume,
             adopt=True,
+            chime=chime,
             wake=wake,
             stopped=stopped,
         )
         if not machine.attached or not machine.attached.adopted:
             raise NotAdopted("the Vnet adopts nothing")
-        if not connection.descriptors:
-            raise ConnectionLost("it sent no doorbell")
+        bell, chimes = _take_descriptors(connection, chime)
         try:
-            kept.port.set_doorbell(connection.descriptors[0])
+            kept.port.set_doorbell(bell)
         except OSError as error:
+            if chimes >= 0:
+                os.close(chimes)
             raise Layer8Error(f"the doorbell of this Vnic cannot be used: {error}") from error
-        os.close(connection.descriptors.pop(0))
-        return Attachment(connection, kept.port, kept.segment, machine, early)
+        finally:
+            os.close(bell)
+        return Attachment(connection, kept.port, kept.segment, machine, early, chimes)
 
     return _reach(paths, handshake, 0.0, HANDSHAKE_SECONDS, stopped, _owners(provider))
 
@@ -188,19 +208,37 @@ def observe(paths: Sequence[Path], provider: SecurityProvider, uuid: UUID, timeo
 
 
 def _open(
-    connection: Connection, segment: Segment, machine: VnicAttach, early: list[Wire | Unknown], spin_us: int
+    connection: Connection,
+    segment: Segment,
+    machine: VnicAttach,
+    early: list[Wire | Unknown],
+    spin_us: int,
+    chime: bool,
 ) -> Attachment:
     assert machine.attached is not None
-    if not connection.descriptors:
-        raise ConnectionLost("it sent no doorbell")
+    bell, chimes = _take_descriptors(connection, chime)
     limit = machine.attached.max_message_bytes
     try:
         port = Port(segment.fd, max_message_bytes=limit, assembly_bytes=ASSEMBLED * limit, spin_ns=spin_us * 1000)
-        port.set_doorbell(connection.descriptors[0])
+        port.set_doorbell(bell)
     except (OSError, ValueError) as error:
+        if chimes >= 0:
+            os.close(chimes)
         raise Layer8Error(f"the segment of this Vnic cannot be used: {error}") from error
-    os.close(connection.descriptors.pop(0))
-    return Attachment(connection, port, segment, machine, early)
+    finally:
+        os.close(bell)
+    return Attachment(connection, port, segment, machine, early, chimes)
+
+
+def _take_descriptors(connection: Connection, chime: bool) -> tuple[int, int]:
+    """Doorbell and chime (-1: none was asked for), which are the caller's to close. Raises ConnectionLost."""
+    if not connection.descriptors:
+        raise ConnectionLost("it sent no doorbell")
+    if not chime:
+        return connection.descriptors.pop(0), -1
+    if len(connection.descriptors) < 2:
+        raise ConnectionLost("it sent no descriptor to wait on: it is too old for an AsyncVnic, restart it")
+    return connection.descriptors.pop(0), connection.descriptors.pop(0)
 
 
 def _reach(
@@ -263,6 +301,7 @@ def shake_hands(
     segment: int | None = None,
     resume: bytes = b"",
     adopt: bool = False,
+    chime: bool = False,
     wake: int | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[VnicAttach, list[Wire | Unknown]]:
@@ -276,6 +315,7 @@ def shake_hands(
         adopt=adopt,
         pid=os.getpid(),
         program=_program(),
+        chime=chime,
         seen=connection.seen(),
     )
     early: list[Wire | Unknown] = []

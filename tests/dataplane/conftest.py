@@ -136,15 +136,15 @@ def overlay() -> Iterator[Overlay]:
         yield overlay
 
 
-def attaching(overlay: Overlay) -> Iterator[Callable[[], Vnic]]:
+def attaching(overlay: Overlay) -> Iterator[Callable[..., Vnic]]:
     """Makes Vnics and takes them off again."""
     vnics: list[Vnic] = []
 
-    def attach() -> Vnic:
+    def attach(chime: bool = False) -> Vnic:
         name = uuid.uuid4()
         with Segment.create(512 << 10, name) as segment:
             port = Port(segment.fd, max_message_bytes=MAX_MESSAGE_BYTES, assembly_bytes=4 * MAX_MESSAGE_BYTES)
-            switch_port = SwitchPort(segment.fd, name, 1)
+            switch_port = SwitchPort(segment.fd, name, 1, chime=chime)
         port.set_doorbell(switch_port.doorbell_fd)
         vnic = Vnic(overlay, len(vnics) | 1 << 16, name, port, switch_port)
         assert overlay.command(Command.ADD_PORT, vnic.number, PRINCIPAL, pointer=switch_port) == Status.OK

@@ -191,3 +191,38 @@ int layer8_wait_room(layer8_port *port, int64_t slot, uint64_t bytes, int64_t ti
                         .bytes = bytes < LAYER8_FRAGMENT_BYTES ? bytes : LAYER8_FRAGMENT_BYTES};
     return wait_for(&wait, timeout_ns, spin_ns);
 }
+
+/* ---- for a Vnic that sleeps in a loop of its own: a spare token costs it one look ---- */
+
+int layer8_arm_arrived(layer8_port *port) {
+    if (layer8_load_relaxed(&port->elsewhere)) {
+        return LAYER8_CLOSED;
+    }
+    layer8_release_given(port);
+    layer8_wakeup_announce(&port->control->arrived);
+    int found = look_arrived(port, -1, 0);
+    if (found != 0) {
+        (void)layer8_wakeup_retract(&port->control->arrived);
+        return found;
+    }
+    (void)layer8_add_relaxed(&port->waits, 1);
+    return 0;
+}
+
+int layer8_arm_room(layer8_port *port) {
+    if (layer8_load_relaxed(&port->elsewhere)) {
+        return LAYER8_CLOSED;
+    }
+    layer8_wakeup_announce(&port->control->room);
+    return layer8_load_seq(&port->shut);
+}
+
+int layer8_room(layer8_port *port, int64_t slot, uint64_t bytes) {
+    if (layer8_load_relaxed(&port->elsewhere)) {
+        return LAYER8_CLOSED;
+    }
+    if (slot >= (int64_t)LAYER8_SLOTS) {
+        return LAYER8_INVALID;
+    }
+    return look_room(port, slot, bytes < LAYER8_FRAGMENT_BYTES ? bytes : LAYER8_FRAGMENT_BYTES);
+}

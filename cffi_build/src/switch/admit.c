@@ -2,6 +2,7 @@
 #include "internal.h"
 
 #include <fcntl.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -81,6 +82,7 @@ layer8_switch_port *layer8_switch_port_new(int segment_fd, const uint8_t *uuid, 
     if (port == NULL) {
         goto refused;
     }
+    port->chime = port->chime_epoll = -1;
     port->doorbell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (port->doorbell < 0) {
         goto refused;
@@ -117,6 +119,27 @@ refused:
 
 int layer8_switch_port_doorbell(layer8_switch_port *port) { return port->doorbell; }
 
+/* An asyncio Vnic sleeps in its loop, so its token is an eventfd. It gets an epoll descriptor that watches the eventfd,
+ * and not the eventfd: who holds one can make it blocking and fill it, and would stop the switch, which has no write to
+ * an eventfd that is sure not to block (pwritev2 takes no RWF_NOWAIT there). Edge-triggered, so waiting empties it. */
+int layer8_switch_port_chime(layer8_switch_port *port) {
+    if (port->chime < 0) {
+        struct epoll_event event = {.events = EPOLLIN | EPOLLET};
+        int chime = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        int watch = epoll_create1(EPOLL_CLOEXEC);
+        if (chime < 0 || watch < 0 || epoll_ctl(watch, EPOLL_CTL_ADD, chime, &event) != 0) {
+            int error = errno;
+            (void)close(chime);
+            (void)close(watch);
+            errno = error;
+            return LAYER8_SYSTEM;
+        }
+        port->chime = chime;
+        port->chime_epoll = watch;
+    }
+    return port->chime_epoll;
+}
+
 uint64_t layer8_switch_port_bytes(layer8_switch_port *port) { return port->bytes; }
 
 void layer8_switch_port_free(layer8_switch_port *port) {
@@ -126,6 +149,10 @@ void layer8_switch_port_free(layer8_switch_port *port) {
     free(port->found);
     free(port->adopted);
     (void)close(port->doorbell);
+    if (port->chime >= 0) {
+        (void)close(port->chime);
+        (void)close(port->chime_epoll);
+    }
     (void)munmap(port->base, port->bytes);
     free(port);
 }

@@ -135,8 +135,8 @@ void layer8_resume(layer8_switch *sw, port_t *port) {
     port->adopted_until = layer8_load_acquire(&port->control->transmit_tail);
     layer8_store_release(&port->state_page->state, 1u);
     /* A mark or a token of the earlier Vnet's may be lost: everybody looks once. */
-    layer8_semaphore_post(&port->control->arrived);
-    layer8_semaphore_post(&port->control->room);
+    layer8_post(port, &port->control->arrived);
+    layer8_post(port, &port->control->room);
     if (layer8_fill(sw, port) > port->receive_capacity / 2) {
         layer8_congest(sw, port);
     }

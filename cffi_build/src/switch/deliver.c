@@ -81,7 +81,7 @@ void layer8_flush(layer8_switch *sw) {
         layer8_store_seq(&port->control->receive_tail, port->receive_tail);
         KILL_POINT(3);
         if (layer8_wakeup_claim(&port->control->arrived)) {
-            layer8_semaphore_post(&port->control->arrived);
+            layer8_post(port, &port->control->arrived);
             COUNT(sw->wakeups, 1);
         }
     }

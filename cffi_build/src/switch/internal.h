@@ -212,6 +212,7 @@ struct layer8_switch_port {
     uint64_t bytes, transmit_capacity, receive_capacity, hold_capacity;
     uint8_t uuid[16];
     int doorbell;
+    int chime, chime_epoll; /* an asyncio Vnic's: in place of its semaphores; -1 without */
 
     uint32_t id, principal;
     _Atomic uint32_t state;
@@ -338,6 +339,7 @@ bool layer8_gates_step(layer8_switch *sw); /* lets some waiting senders go; true
 void layer8_congest(layer8_switch *sw, port_t *port);
 void layer8_relieve(layer8_switch *sw, port_t *port);
 void layer8_wake_sender(port_t *port);
+void layer8_post(port_t *port, struct layer8_wakeup *wakeup); /* one token for its Vnic */
 
 /* ---- hold.c: the hold ring ---- */
 
