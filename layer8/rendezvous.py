@@ -1,16 +1,17 @@
-"""Where a Vnic and its Vnet find each other on one host: socket paths, and whether they can be trusted.
+"""Where a Vnic finds its Vnet: socket paths, and whether they can be trusted; addresses of other hosts.
 
-    LAYER8_VNET                              when set, the only place: a path (it has a slash) or the name of a Vnet
+    LAYER8_VNET                              when set, the only place: a path (it has a slash), tls://HOST[:PORT], or
+                                             the name of a Vnet
     $XDG_RUNTIME_DIR/layer8/NAME.sock        the user's Vnet; else, without such a directory,
     /tmp/layer8-UID/NAME.sock
     /run/layer8/NAME.sock                    the system's Vnet
+    tls://$NODE_IP, else the gateway         in a container that has none of these sockets, by TLS
 
 Beside the socket stand NAME.lock (an flock on it, not the socket, proves that a Vnet runs) and NAME.state (what a
 restarted Vnet needs to know its Vnics again; worthless after a reboot, so it lives where a reboot clears).
 
 Everybody may write in /tmp, so nothing there is believed by its name: a directory counts only if it is a real one, no
-link, that belongs to this user (or root) and that nobody else may write. A place in a container's node or behind TLS
-will be one more kind of candidate after these.
+link, that belongs to this user (or root) and that nobody else may write.
 
 All errors are OSError with a text that says what to do; the functions look at the file system and connect to nothing.
 """
@@ -19,9 +20,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
+import socket
 import stat
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from layer8.names import check_vnet_name
@@ -34,14 +38,42 @@ SYSTEM_DIRECTORY = Path("/run/layer8")
 SOCKET_PATH_BYTES = 107
 """Longest path of a Unix socket: sun_path has 108 bytes and ends with a zero (unix(7))."""
 
+_RTF_GATEWAY = 0x0002  # linux/route.h
 
-def candidates(vnet: str = DEFAULT_VNET, environ: Mapping[str, str] | None = None) -> tuple[Path, ...]:
-    """Where a Vnic looks for this Vnet, in order. `vnet`: a name, or the path of a socket (it has a slash).
 
-    LAYER8_VNET, when set and not empty, stands in for `vnet`. Raises ValueError for an impossible name.
+FAR = "tls://"
+"""How the address of a Vnet on another host begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class FarPlace:
+    """The TLS port of a Vnet. `found`: how it was, when nobody named it."""
+
+    host: str
+    port: int
+    found: str = ""
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{FAR}{host}:{self.port}" + (f" ({self.found})" if self.found else "")
+
+
+Place = Path | FarPlace
+
+
+def candidates(vnet: str = DEFAULT_VNET, environ: Mapping[str, str] | None = None) -> tuple[Place, ...]:
+    """Where a Vnic looks for this Vnet, in order. `vnet`: a name, the path of a socket (it has a slash), or
+    tls://HOST[:PORT].
+
+    LAYER8_VNET, when set and not empty, stands in for `vnet`. Raises ValueError for an impossible name or address.
     """
     environ = os.environ if environ is None else environ
     wanted = environ.get(VARIABLE) or vnet
+    if wanted.startswith(FAR):
+        host, port = split_address(wanted.removeprefix(FAR).removesuffix("/"))
+        if not host or port == 0:
+            raise ValueError(f"{wanted!r} names no host")
+        return (FarPlace(host, port),)
     if "/" in wanted:
         return (Path(os.path.abspath(wanted)),)
     return own_socket(wanted, environ=environ), own_socket(wanted, system=True, environ=environ)
@@ -184,3 +216,50 @@ def split_address(text: str, port: int = VNET_PORT) -> tuple[str, int]:
             raise ValueError(f"{text[:64]!r} has a port that is none")
         port = int(number)
     return host, port
+
+
+# ── a container ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def nodes(
+    places: tuple[Place, ...], environ: Mapping[str, str] | None = None, root: Path = Path("/")
+) -> tuple[Place, ...]:
+    """Where else to look, in a container that has none of the sockets in `places`: the Vnet of its node, at $NODE_IP,
+    else at the default gateway. Only for who has an identity to show there. `root`: of the file system."""
+    environ = os.environ if environ is None else environ
+    if environ.get(VARIABLE) or not all(isinstance(place, Path) and not place.exists() for place in places):
+        return ()
+    if len(places) < 2:
+        return ()  # a path was named, and no other place is meant
+    if not _is_container(environ, root):
+        return ()
+    node = environ.get("NODE_IP", "").strip()
+    if node:
+        try:
+            return (FarPlace(str(ipaddress.ip_address(node)), VNET_PORT, "NODE_IP"),)
+        except ValueError:
+            return ()
+    return tuple(FarPlace(gateway, VNET_PORT, "the default gateway") for gateway in _gateways(root))
+
+
+def _is_container(environ: Mapping[str, str], root: Path) -> bool:
+    """As the runtimes mark it: Docker and Podman by a file, systemd and LXC by a variable, Kubernetes by another."""
+    marks = (root / ".dockerenv", root / "run" / ".containerenv")
+    return any(name in environ for name in ("KUBERNETES_SERVICE_HOST", "container")) or any(map(os.path.exists, marks))
+
+
+def _gateways(root: Path) -> list[str]:
+    """Of the default routes, by metric: proc_net_route(5), and the table of IPv6, which has another form."""
+    found: list[tuple[int, str]] = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in (root / "proc/net/route").read_text().splitlines()[1:]:
+            _, destination, gateway, flags, _, _, metric, mask = line.split()[:8]
+            if int(destination, 16) == int(mask, 16) == 0 and int(flags, 16) & _RTF_GATEWAY:
+                found.append((int(metric), socket.inet_ntoa(int(gateway, 16).to_bytes(4, "little"))))
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in (root / "proc/net/ipv6_route").read_text().splitlines():
+            destination, length, _, _, gateway, metric, _, _, flags, device = line.split()
+            if int(destination, 16) == int(length, 16) == 0 and int(flags, 16) & _RTF_GATEWAY:
+                address = ipaddress.IPv6Address(int(gateway, 16))
+                found.append((int(metric, 16), f"{address}%{device}" if address.is_link_local else str(address)))
+    return [address for _, address in sorted(found, key=lambda route: route[0])]

@@ -143,7 +143,7 @@ class Port:
     missed: Callable[[int], int]
     """missed(topic): publications dropped for this topic number, since it was subscribed."""
     arm_arrived: Callable[[], int]
-    """For who sleeps on the chime: asks to be woken when something arrives, and looks: 1 it has, 0 not yet, a Status."""
+    """For who sleeps on the chime: asks to be woken when something arrives, and looks: 1, 0 for not yet, a Status."""
     arm_room: Callable[[], int]
     """The same for room: OK or a Status; look with `room` afterwards."""
     room: Callable[[int, int], int]

@@ -57,8 +57,14 @@ class PeerProcess:
     Close it when the connection is over. Any thread may call; close once nobody else does.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
-        """Raises ProcessLookupError when the peer has died already, OSError when descriptors are missing."""
+    def __init__(self, sock: socket.socket | None) -> None:
+        """None: a process on another host, of which nothing is to be seen. Raises ProcessLookupError when the peer has
+        died already, OSError when descriptors are missing."""
+        self._pidfd: int | None = None
+        self.trusted = False
+        self.pid = 0
+        if sock is None:
+            return
         self.pid = peer_credentials(sock).pid
         self._pidfd, self.trusted = _open_pidfd(sock, self.pid)
 

@@ -53,8 +53,8 @@ class Challenge(Wire, frozen=True, tag="challenge"):
 
 class Attach(Wire, frozen=True, tag="attach"):
     """`observer`: control only, no segment, no port (tools). `resume`: the secret of an earlier attach, or empty.
-    `adopt`: the segment is the one of that attach, and is to be taken over as it is. `chime`: the Vnic sleeps in a loop;
-    a second descriptor comes with Attached that becomes readable when it is to look."""
+    `adopt`: the segment is the one of that attach, and is to be taken over as it is. `chime`: the Vnic sleeps in a
+    loop; a second descriptor comes with Attached that becomes readable when it is to look."""
 
     uuid: UUID
     proof: bytes

@@ -3,8 +3,8 @@
     accepted ──Hello──▶ challenged ──Attach + segment──▶ proved ──▶ allowed ──▶ paid for ──▶ on the switch ──▶ session
         └───────────────── 3 s, 4 KiB a message ────────────┘
 
-Everything before the proof is work for a stranger: it is bounded in bytes, time and number per uid. Everything after it
-is quick and not given up half-way, so that a port is either answered for or taken back.
+Everything before the proof is work for a stranger: it is bounded in bytes, time and number per owner. Everything after
+it is quick and not given up half-way, so that a port is either answered for or taken back.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from layer8.names import check_alias
 from layer8.protocol.attach import VnetAttach
 from layer8.protocol.codec import CONTROL_BYTES, Frame, Unknown
 from layer8.protocol.control import Attach, Attached, Challenge, Refused, Wire
-from layer8.protocol.statement import Principal
+from layer8.protocol.statement import Channel, Principal
 from layer8.security.provider import Action, Resource, ResourceKind, SecurityProvider
-from layer8.vnet.accounts import Accounts
+from layer8.vnet.accounts import Accounts, Owner
 from layer8.vnet.config import VnetConfig
 from layer8.vnet.refusal import Refusal
 from layer8.vnet.roster import Roster, is_same_process, knows_secret
@@ -40,13 +40,13 @@ _RESUME_BYTES = 32
 
 
 class Newcomer:
-    """Who passed. Owns `stream`, `process`, `port` and what the account `uid` was charged: `size` bytes."""
+    """Who passed. Owns `stream`, `process`, `port` and what the account of `owner` was charged: `size` bytes."""
 
     def __init__(
         self,
         stream: ControlStream,
         process: PeerProcess,
-        uid: int,
+        owner: Owner,
         attach: Attach,
         principal: Principal,
         port: BoardPort | None,
@@ -54,7 +54,7 @@ class Newcomer:
     ) -> None:
         self.stream = stream
         self.process = process
-        self.uid = uid
+        self.owner = owner
         self.uuid = attach.uuid
         self.alias = attach.alias
         self.program = "".join(sign if sign.isprintable() else "?" for sign in attach.program[:64])
@@ -62,6 +62,15 @@ class Newcomer:
         self.port = port
         self.size = size
         self.adopted = port is not None and attach.adopt
+
+
+class Far(Protocol):
+    """The carrier of a Vnic on another host."""
+
+    seen: Channel
+
+    def attached(self) -> None:
+        """It is let in: what is its mirror is its port's from now on. Raises OSError."""
 
 
 class Desk(Protocol):
@@ -96,21 +105,28 @@ class Admission:
     """One connection that is not attached yet. `task` ends with it."""
 
     def __init__(
-        self, desk: Desk, connection: socket.socket, uid: int, since: float, loop: asyncio.AbstractEventLoop
+        self,
+        desk: Desk,
+        connection: socket.socket,
+        owner: Owner,
+        since: float,
+        loop: asyncio.AbstractEventLoop,
+        far: Far | None = None,
     ) -> None:
-        """`since`: when it connected, or when its time begins to count. Raises OSError without descriptors,
-        ProcessLookupError when the peer has died."""
-        self.uid = uid
+        """`since`: when it connected, or when its time begins to count. `far`: its carrier, whose end of a socket pair
+        `connection` is. Raises OSError without descriptors, ProcessLookupError when the peer has died."""
+        self.owner = owner
+        self._far = far
         self._desk = desk
         self._loop = loop
-        self._process = PeerProcess(connection)
+        self._process = PeerProcess(connection if far is None else None)
         self._machine = VnetAttach(
             desk.provider,
             overlay=desk.overlay,
             vnet_uuid=desk.uuid,
             name=desk.config.name,
             epoch=desk.epoch,
-            seen=channel(connection),
+            seen=channel(connection) if far is None else far.seen,
             now=since,
         )
         self._message: asyncio.Future[tuple[Wire | Unknown, Frame]] | None = None  # that is waited for
@@ -211,14 +227,14 @@ class Admission:
         self._stream.decoder.limit = CONTROL_BYTES
         self._stream.send(self._accepted(attach, port), _descriptors(port))
         if self._stream.is_open:
-            newcomer = Newcomer(self._stream, self._process, self.uid, attach, principal, port, size)
+            newcomer = Newcomer(self._stream, self._process, self.owner, attach, principal, port, size)
             desk.admitted(newcomer)
             return newcomer
         if port is None:
-            desk.accounts.give_observer(self.uid)
+            desk.accounts.give_observer(self.owner)
         else:
             await desk.board.remove(port, Reason.GONE, 0)
-            desk.accounts.give_port(self.uid, size)
+            desk.accounts.give_port(self.owner, size)
             desk.roster.forget(port.uuid, port.number)
         return None
 
@@ -259,7 +275,9 @@ class Admission:
         """The port, paid for. None: an observer."""
         desk = self._desk
         if attach.observer:
-            desk.accounts.take_observer(self.uid)
+            desk.accounts.take_observer(self.owner)
+            if self._far is not None:
+                self._far.attached()
             return None, 0
         if desk.board.find_uuid(attach.uuid) is not None:
             raise Refusal("taken", f"a living Vnic has the uuid {attach.uuid}")
@@ -267,7 +285,7 @@ class Admission:
         size = os.fstat(segment).st_size
         if size > _SEGMENT_OVERHEAD + 2 * desk.config.max_ring_bytes:
             raise Refusal("limit", f"a segment of {size} bytes is too large here (setting max_ring_bytes)")
-        desk.accounts.take_port(self.uid, size)
+        desk.accounts.take_port(self.owner, size)
         try:
             switch_port = await self._map(segment, attach)
             if switch_port.bytes != size:
@@ -276,7 +294,7 @@ class Admission:
             port = await desk.board.add(attach.uuid, attach.alias, principal, switch_port, attach.adopt)
             await self._note(attach, port)
         except BaseException:
-            desk.accounts.give_port(self.uid, size)
+            desk.accounts.give_port(self.owner, size)
             raise
         return port, size
 
@@ -286,6 +304,8 @@ class Admission:
         if entry is None:
             if attach.adopt:
                 raise Refusal("stale", "this Vnet does not await this Vnic")
+        elif attach.adopt and self._desk.roster.mirror(attach.uuid).exists() != (self._far is not None):
+            raise Refusal("stale", "this Vnic was on this host before, and is not now, or the other way round")
         elif entry.principal != principal.uri or not (
             knows_secret(entry, attach.resume) if attach.resume else is_same_process(entry, self.pid)
         ):
@@ -295,6 +315,8 @@ class Admission:
 
     async def _note(self, attach: Attach, port: BoardPort) -> None:
         try:
+            if self._far is not None:
+                self._far.attached()
             self._desk.roster.note(
                 port.uuid,
                 port.number,
@@ -311,7 +333,13 @@ class Admission:
         make: Callable[..., SwitchPort] = SwitchPort
         try:
             return await self._desk.workers.call(
-                make, segment, attach.uuid, self._desk.epoch, attach.adopt, attach.chime
+                make,
+                segment,
+                attach.uuid,
+                self._desk.epoch,
+                attach.adopt,
+                attach.chime or self._far is not None,  # a carrier sleeps on descriptors
+                self._far is not None,
             )
         except ValueError as error:
             code = "stale" if attach.adopt else "invalid"

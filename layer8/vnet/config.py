@@ -71,6 +71,8 @@ class VnetConfig:
     watches_per_port: int = 64
     pending_per_address: int = 64  # connections from one address of the network that have not proved anything yet
     pending_connections: int = 512  # the same, of all addresses
+    far_alive: float = 2.0  # a far Vnic and its Vnet say at least so often that they are there
+    far_patience: float = 5.0  # that a far Vnic, or its connection, may be silent or gone before its port is closed
     attach_timeout: float = 3.0
     provider_timeout: float = 2.0
     provider_workers: int = 4
@@ -122,6 +124,8 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "watches_per_port": (0, 1 << 20),
     "pending_per_address": (1, 65535),
     "pending_connections": (1, 65535),
+    "far_alive": (0.05, 600),
+    "far_patience": (0.1, 3600),
     "attach_timeout": (0.01, 60),
     "provider_timeout": (0.01, 60),
     "provider_workers": (1, 256),

@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from layer8.vnet.tls_port import Host, TlsPort, spelled
+from layer8.vnet import far_vnics
+from layer8.vnet.far_vnics import FarVnics
+from layer8.vnet.tls_port import ALPN_VNIC, Host, TlsPort, spelled
 
 
-class Beyond(Host, Protocol):
+class Beyond(Host, far_vnics.Host, Protocol):
     """What the network needs of its Vnet."""
 
 
@@ -21,6 +23,8 @@ class Network:
     def __init__(self, vnet: Beyond, loop: asyncio.AbstractEventLoop) -> None:
         self._vnet = vnet
         self.port = TlsPort(vnet, loop)
+        self.far_vnics = FarVnics(vnet, loop)
+        self.port.mount(ALPN_VNIC, self.far_vnics.accept)
 
     def open(self) -> None:
         """Raises OSError, and then holds nothing."""
@@ -39,3 +43,4 @@ class Network:
     async def close(self) -> None:
         """Nothing is left of it. Safe twice."""
         self.port.close()
+        await self.far_vnics.close()

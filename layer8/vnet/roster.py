@@ -26,6 +26,7 @@ from layer8.health.process import Identity, identify
 from layer8.rendezvous import ensure_private_directory
 
 _SUFFIX = ".port"
+_MIRROR = ".mirror"
 _CLOCK_SECONDS = 2.0  # two readings of one create time may differ by an adjustment of the clock
 
 _log = logging.getLogger("layer8.vnet")
@@ -54,8 +55,10 @@ class Roster:
     def load(self) -> None:
         """Reads what an earlier Vnet left; once, with the lock held. Raises OSError for an unusable directory."""
         ensure_private_directory(self._directory)
-        for path in sorted(self._directory.iterdir()):
-            entry = _read(path)
+        for path in sorted(self._directory.iterdir(), key=lambda path: (path.suffix == _MIRROR, path)):
+            if path.suffix == _MIRROR and any(path == self.mirror(uuid) for uuid in self.awaited):
+                continue
+            entry = _read(path) if path.suffix == _SUFFIX else None
             if entry is not None and path == self._path(entry.uuid) and self._lives(entry):
                 self.awaited[entry.uuid] = entry
             else:
@@ -93,8 +96,13 @@ class Roster:
         """The switch has nothing left of this port. A later port of the same Vnic keeps its entry."""
         if self._present.get(uuid) == number:
             del self._present[uuid]
-            with contextlib.suppress(OSError):
-                self._path(uuid).unlink()
+            for path in (self._path(uuid), self.mirror(uuid)):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    def mirror(self, uuid: UUID) -> Path:
+        """Where the mirror of a far Vnic's segment is, for as long as the Vnic is in the list."""
+        return self._directory / f"{uuid.hex}{_MIRROR}"
 
     def give_up(self, uuid: UUID) -> None:
         """Who is awaited will not come: its process has ended."""

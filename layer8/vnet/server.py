@@ -29,13 +29,14 @@ from layer8.health_record import HealthRecord, State
 from layer8.protocol.control import Refused
 from layer8.rendezvous import state_directory, terms_directory
 from layer8.security.provider import Action, AuditEvent, Principal, Resource, SecurityProvider
-from layer8.vnet.accounts import Accounts
+from layer8.vnet.accounts import Accounts, Owner, whose
 from layer8.vnet.admission import Admission, Newcomer
 from layer8.vnet.awaited import AwaitedProcesses
 from layer8.vnet.complaints import Complaints
 from layer8.vnet.config import VnetConfig, has_several_hosts
 from layer8.vnet.elections import Elections
 from layer8.vnet.enrolling import EnrolError, Enrolling
+from layer8.vnet.far_vnics import FarSession
 from layer8.vnet.health_desk import HealthDesk
 from layer8.vnet.health_requests import HealthRequests
 from layer8.vnet.lobby import Lobby, turn_away
@@ -364,22 +365,30 @@ class Vnet:
         connection.setblocking(False)
         self._lobby.enter(connection, peer_credentials(connection).uid)
 
-    def _speaks(self, connection: socket.socket, uid: int, since: float) -> None:
+    def _speaks(self, connection: socket.socket, owner: Owner, since: float, far: FarSession | None = None) -> None:
         try:
-            self.accounts.take_pending(uid, len(self.roster.awaited))
+            self.accounts.take_pending(owner, len(self.roster.awaited))
         except Refusal as refusal:
             self._turn_away(connection, refusal.text)
             return
         try:
             if self.roster.awaited and not self._moving.is_set():
                 since = self._loop.time() + LONGEST_SECONDS  # all come at once, and none is to lose its place by that
-            self._admissions.add(Admission(self, connection, uid, since, self._loop))
+            self._admissions.add(Admission(self, connection, owner, since, self._loop, far))
         except OSError as error:
-            self.accounts.give_pending(uid)
+            self.accounts.give_pending(owner)
             if isinstance(error, ProcessLookupError):
                 connection.close()  # it has died
             else:
                 self._turn_away(connection, f"this Vnet has no room for a connection: {error.strerror}")
+
+    def far_speaks(self, connection: socket.socket, far: FarSession) -> None:
+        """A Vnic of another host, by the carrier that plays it here."""
+        connection.setblocking(False)
+        if self.stopping:
+            turn_away(connection, "this Vnet is stopping")
+        else:
+            self._speaks(connection, far.account, self._loop.time(), far)
 
     def _turn_away(self, connection: socket.socket, text: str) -> None:
         self._complaints.warn("turned away", "Vnet %s turned a connection away: %s", self.config.name, text)
@@ -442,15 +451,15 @@ class Vnet:
 
     def refused(self, admission: Admission, refused: Refused) -> None:
         text = refused.text or ", ".join(refused.fields)
-        form = "Vnet %s refused pid %d of uid %d: %s (%s)"
-        who = (self.config.name, admission.pid, admission.uid)
+        form = "Vnet %s refused pid %d of %s: %s (%s)"
+        who = (self.config.name, admission.pid, whose(admission.owner))
         if self._complaints.warn(f"refused {refused.code}", form, *who, text, refused.code):
             self._event("refused", pid=admission.pid, text=text or refused.code)
 
     def left(self, admission: Admission) -> None:
         if admission in self._admissions:
             self._admissions.remove(admission)
-            self.accounts.give_pending(admission.uid)
+            self.accounts.give_pending(admission.owner)
 
     def admitted(self, newcomer: Newcomer) -> None:
         session = Session(self, newcomer, self._loop)
@@ -506,7 +515,7 @@ class Vnet:
         self._requests.over(session)
         newcomer = session.newcomer
         if newcomer.port is None:
-            self.accounts.give_observer(newcomer.uid)
+            self.accounts.give_observer(newcomer.owner)
         else:
             del self._by_port[newcomer.port.number]
             if session.port is None:  # else it stays, for the next Vnet
@@ -515,7 +524,7 @@ class Vnet:
                 self._returning.back(newcomer.port.uuid, self._loop.time())
                 self._check_returns()
             self.health.statistics.remove(newcomer.port, session.pid)
-            self.accounts.give_port(newcomer.uid, newcomer.size)
+            self.accounts.give_port(newcomer.owner, newcomer.size)
         self._emptied.set()
 
     def _violated(self, port: BoardPort, what: int) -> None:

@@ -12,7 +12,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TypeVar
 from uuid import UUID
 
@@ -21,8 +20,8 @@ from layer8.errors import Layer8Error, VnetNotFound
 from layer8.protocol.attach import VnicAttach, VnicState
 from layer8.protocol.codec import Unknown
 from layer8.protocol.control import Attached, Challenge, Wire
-from layer8.rendezvous import check_socket
-from layer8.security.provider import SecurityProvider
+from layer8.rendezvous import FarPlace, Place, check_socket, nodes
+from layer8.security.provider import SecurityProvider, TlsRole
 from layer8.vnic.connection import Connection, ConnectionLost
 from layer8.vnic.waiting import FOREVER, SLICE, remaining
 
@@ -103,7 +102,7 @@ class Attachment:
 
 
 def attach(
-    paths: Sequence[Path],
+    places: Sequence[Place],
     provider: SecurityProvider,
     *,
     uuid: UUID,
@@ -121,8 +120,8 @@ def attach(
     seconds that one who is there may take, at least.
 
     `wake`: a descriptor that becomes readable when `stopped()` may have become true, which ends it with Stopped.
-    `resume`: the secret of an earlier attach. `chime`: ask for one. Raises VnetNotFound, SecurityMismatch, NotAuthorized, or a Layer8Error
-    that says what was refused or missing.
+    `resume`: the secret of an earlier attach. `chime`: ask for one. Raises VnetNotFound, SecurityMismatch,
+    NotAuthorized, or a Layer8Error that says what was refused or missing.
     """
     try:
         segment = Segment.create(ring_bytes, uuid)
@@ -148,7 +147,7 @@ def attach(
             )
             return _open(connection, segment, machine, early, spin_us, chime)
 
-        return _reach(paths, handshake, timeout, patience, stopped, _owners(provider))
+        return _reach(places, provider, handshake, timeout, patience, stopped, _owners(provider))
     except BaseException:
         segment.close()
         raise
@@ -156,7 +155,7 @@ def attach(
 
 def attach_again(
     kept: Attachment,
-    paths: Sequence[Path],
+    places: Sequence[Place],
     provider: SecurityProvider,
     *,
     uuid: UUID,
@@ -194,17 +193,17 @@ def attach_again(
             os.close(bell)
         return Attachment(connection, kept.port, kept.segment, machine, early, chimes)
 
-    return _reach(paths, handshake, 0.0, HANDSHAKE_SECONDS, stopped, _owners(provider))
+    return _reach(places, provider, handshake, 0.0, HANDSHAKE_SECONDS, stopped, _owners(provider))
 
 
-def observe(paths: Sequence[Path], provider: SecurityProvider, uuid: UUID, timeout: float | None) -> Connection:
+def observe(places: Sequence[Place], provider: SecurityProvider, uuid: UUID, timeout: float | None) -> Connection:
     """A connection without a port, for tools. Raises as `attach` does."""
 
     def handshake(connection: Connection, deadline: float) -> Connection:
         shake_hands(connection, provider, deadline, uuid=uuid, observer=True)
         return connection
 
-    return _reach(paths, handshake, timeout, HANDSHAKE_SECONDS, lambda: False, _owners(provider))
+    return _reach(places, provider, handshake, timeout, HANDSHAKE_SECONDS, lambda: False, _owners(provider))
 
 
 def _open(
@@ -242,7 +241,8 @@ def _take_descriptors(connection: Connection, chime: bool) -> tuple[int, int]:
 
 
 def _reach(
-    paths: Sequence[Path],
+    places: Sequence[Place],
+    provider: SecurityProvider,
     handshake: Callable[[Connection, float], _T],
     timeout: float | None,
     patience: float,
@@ -255,21 +255,20 @@ def _reach(
         patience = max(patience, timeout / 4)
     while True:
         tried = []
-        for path in paths:
+        for place in places:
             until = time.monotonic() + patience
             if timeout:
                 until = min(until, deadline)
             try:
-                owner = check_socket(path, owners)
-                connection = _connect(path, owner, max(0.05, remaining(until)))
+                connection = _connect(place, provider, owners, max(0.05, remaining(until)))
             except OSError as error:
-                tried.append(f"{path}: {error.strerror or error}")
+                tried.append(f"{place}: {error.strerror or error}")
                 continue
             try:
                 return handshake(connection, until)
             except ConnectionLost as error:
                 connection.close()
-                tried.append(f"{path}: {error.reason}")
+                tried.append(f"{place}: {error.reason}")
             except BaseException:
                 connection.close()
                 raise
@@ -280,14 +279,30 @@ def _reach(
         time.sleep(_PAUSE)
 
 
-def _connect(path: Path, owner: int, timeout: float) -> Connection:
+def _connect(
+    place: Place, provider: SecurityProvider, owners: tuple[int, ...] | None, timeout: float
+) -> Connection:
     """Raises OSError, also when it is not the socket's owner who listens there."""
-    connection = Connection.to(path, timeout)
+    if isinstance(place, FarPlace):
+        return Connection.far(place, provider, timeout)
+    owner = check_socket(place, owners)
+    connection = Connection.to(place, timeout)
     listener = connection.seen().uid
     if listener != owner:
         connection.close()
-        raise PermissionError(errno.EPERM, f"uid {listener} listens at a socket of uid {owner}; not asked", str(path))
+        raise PermissionError(errno.EPERM, f"uid {listener} listens at a socket of uid {owner}; not asked", str(place))
     return connection
+
+
+def with_nodes(places: tuple[Place, ...], provider: SecurityProvider) -> tuple[Place, ...]:
+    """The same places, and those by TLS that a container has, if there is an identity to show there."""
+    more = nodes(places)
+    if more:
+        try:
+            provider.tls(TlsRole.DIAL)
+        except Exception:
+            return places
+    return places + more
 
 
 def shake_hands(
@@ -319,6 +334,8 @@ def shake_hands(
         seen=connection.seen(),
     )
     early: list[Wire | Unknown] = []
+    if chime:
+        connection.expect_chime()
     connection.send(machine.start())
     while not _is_attached(machine):
         left = remaining(deadline)

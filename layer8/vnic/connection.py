@@ -19,6 +19,9 @@ from layer8.errors import Layer8Error
 from layer8.protocol.codec import Decoder, Frame, ProtocolViolation, Unknown, encode
 from layer8.protocol.control import FromVnet, Wire
 from layer8.protocol.statement import Channel
+from layer8.rendezvous import FarPlace
+from layer8.security.provider import SecurityProvider
+from layer8.vnic.far import FarCarrier
 
 _READ_BYTES = 65536
 _DESCRIPTORS = 4  # in one message, at most; the protocol has one
@@ -40,9 +43,10 @@ class ConnectionLost(Layer8Error):
 class Connection:
     """One connected control socket. `descriptors`: received and not yet taken; whoever takes one closes it."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, carrier: FarCarrier | None = None) -> None:
         sock.setblocking(False)
         self._socket = sock
+        self._carrier = carrier
         self._decoder = Decoder(FromVnet)
         self._lock = threading.RLock()
         self._unsent = bytearray()
@@ -60,11 +64,30 @@ class Connection:
             sock.close()
             raise
 
+    @classmethod
+    def far(cls, place: FarPlace, provider: SecurityProvider, timeout: float) -> Connection:
+        """To a Vnet on another host, within `timeout` seconds. Raises OSError."""
+        carrier = FarCarrier(place, provider, timeout)
+        connection = cls(carrier.local, carrier)
+        try:
+            carrier.wait(timeout)
+            return connection
+        except BaseException:
+            connection.close()
+            raise
+
+    def expect_chime(self) -> None:
+        """Who attaches here sleeps on a descriptor."""
+        if self._carrier is not None:
+            self._carrier.wants_chime = True
+
     def fileno(self) -> int:
         return self._socket.fileno()
 
     def seen(self) -> Channel:
-        """What the kernel says of the other side."""
+        """What the kernel says of the other side, or TLS."""
+        if self._carrier is not None:
+            return self._carrier.channel
         raw = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         pid, uid, gid = _CREDENTIALS.unpack(raw)
         return Channel(uid=uid, gid=gid, pid=pid, text=str(self._socket.getpeername()))
@@ -121,7 +144,7 @@ class Connection:
                 received.frombytes(content[: len(content) - len(content) % received.itemsize])
                 self.descriptors.extend(received)
         if not data:
-            raise ConnectionLost("the Vnet has closed it")
+            raise ConnectionLost((self._carrier.why if self._carrier is not None else "") or "the Vnet has closed it")
         try:
             return self._decoder.feed_frames(data)
         except ProtocolViolation as violation:
@@ -146,5 +169,7 @@ class Connection:
     def close(self) -> None:
         """Safe twice, and in a child made by fork: nothing is said to the other side."""
         self._socket.close()
+        if self._carrier is not None:
+            self._carrier.forked()
         while self.descriptors:
             os.close(self.descriptors.pop())

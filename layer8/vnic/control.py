@@ -20,7 +20,7 @@ from layer8.protocol.control import Done, Failed, Find, Health, Topics, Watch, W
 from layer8.rendezvous import candidates
 from layer8.security.loader import load_provider
 from layer8.security.provider import SecurityProvider
-from layer8.vnic.attachment import observe
+from layer8.vnic.attachment import observe, with_nodes
 from layer8.vnic.connection import ConnectionLost
 from layer8.vnic.refusals import error_of_failed
 from layer8.vnic.waiting import FOREVER, SLICE, Timeout, deadline_after, remaining, resolve
@@ -46,7 +46,9 @@ class ControlClient:
         self._ids = 0
         self._early: list[Wire | Unknown] = []  # events that came before or with an answer
         self._closed = False
-        self._connection = observe(candidates(vnet), load_provider(security), uuid4(), check_timeout(attach_timeout))
+        provider = load_provider(security)
+        places = with_nodes(candidates(vnet), provider)
+        self._connection = observe(places, provider, uuid4(), check_timeout(attach_timeout))
 
     def request(self, message: Wire, timeout: Timeout = ...) -> Done:
         """Sends a control request (its `id` is set here) and returns the answer.

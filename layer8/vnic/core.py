@@ -43,7 +43,6 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -51,7 +50,7 @@ from layer8.dataplane import Flag, Kind, Record, Status
 from layer8.errors import Closed, Layer8Error, Unreachable, VnetNotFound
 from layer8.message import Message, Undeliverable
 from layer8.protocol.control import Detach, Draining, Elected, Failed, Resume, WhoIs
-from layer8.rendezvous import candidates
+from layer8.rendezvous import FarPlace, Place, candidates
 from layer8.security.provider import SecurityProvider
 from layer8.vnic.attachment import (
     ADOPT_SECONDS,
@@ -62,6 +61,7 @@ from layer8.vnic.attachment import (
     Stopped,
     attach,
     attach_again,
+    with_nodes,
 )
 from layer8.vnic.calls import Calls
 from layer8.vnic.connection import ConnectionLost
@@ -112,7 +112,7 @@ class Core:
         self.alias = alias
         self.timeout = timeout
         self._security = security
-        self._paths = candidates(vnet)
+        self._places = with_nodes(candidates(vnet), security)
         self._ring_bytes = ring_bytes or RING_BYTES
         self._spin_us = spin_us
         name = f"layer8-{alias or self.uuid.hex[:8]}"
@@ -157,7 +157,7 @@ class Core:
     def _attach(self, timeout: float | None) -> Attachment:
         keeper: Keeper | None = getattr(self, "keeper", None)
         return attach(
-            self._paths,
+            self._places,
             self._security,
             uuid=self.uuid,
             alias=self.alias,
@@ -188,15 +188,15 @@ class Core:
 
     def look_again(self) -> Attachment:
         """One look for a Vnet; as long as the sockets are what they were, a thorough one now and then only."""
-        places, now = _signatures(self._paths), time.monotonic()
+        places, now = _signatures(self._places), time.monotonic()
         if places != self._looked_at:
             self._looked_at, self._looks = places, 0
         self._looks += 1
         if self._looks > _QUICK_LOOKS and now < self._look_at:
-            raise VnetNotFound(tuple(map(str, self._paths)))
+            raise VnetNotFound(tuple(map(str, self._places)))
         self._look_at = now + _LOOK_SECONDS * random.uniform(0.5, 1.0)
         keeper = self.keeper
-        with turn(self._paths, lambda: keeper.is_stopped) as mine:
+        with turn(self._places, lambda: keeper.is_stopped) as mine:
             if not mine:
                 raise Stopped
             return self._attach_next()
@@ -207,7 +207,7 @@ class Core:
             try:
                 return attach_again(
                     self._kept,
-                    self._paths,
+                    self._places,
                     self._security,
                     uuid=self.uuid,
                     alias=self.alias,
@@ -490,12 +490,14 @@ def _who_is(core: weakref.ref[Core], attachment: weakref.ref[Attachment], number
     return present.who_is(through, number)
 
 
-def _signatures(paths: Sequence[Path]) -> tuple[object, ...]:
+def _signatures(places: Sequence[Place]) -> tuple[object, ...]:
     """Another one for each place where another socket stands now."""
     found: list[object] = []
-    for path in paths:
+    for place in places:
+        if isinstance(place, FarPlace):
+            continue
         try:
-            about = os.stat(path)
+            about = os.stat(place)
             found.append((about.st_dev, about.st_ino, about.st_ctime_ns))
         except OSError:
             found.append(None)

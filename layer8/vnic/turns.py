@@ -10,7 +10,8 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+
+from layer8.rendezvous import Place
 
 AT_A_TIME = 4
 """Handshakes of one process with Vnets at one place."""
@@ -26,11 +27,11 @@ class _Queue:
         self.free = AT_A_TIME
 
 
-_queues: dict[tuple[Path, ...], _Queue] = {}
+_queues: dict[tuple[Place, ...], _Queue] = {}
 
 
 @contextlib.contextmanager
-def turn(places: Sequence[Path], stopped: Callable[[], bool]) -> Iterator[bool]:
+def turn(places: Sequence[Place], stopped: Callable[[], bool]) -> Iterator[bool]:
     """Waits for a turn and keeps it for the block. False: `stopped()` came first, and there is none."""
     queue = _queues.setdefault(tuple(places), _Queue())
     with queue.changed:
