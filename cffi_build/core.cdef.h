@@ -188,7 +188,10 @@ int layer8_mirror_resume(layer8_mirror *mirror, uint64_t received, int fresh);
 int64_t layer8_mirror_collect(layer8_mirror *mirror, uint8_t *buffer, uint64_t size);
 /* Takes whole frames. MORE, OTHER, or LAYER8_CORRUPT; *consumed: bytes of those that were taken. */
 int layer8_mirror_feed(layer8_mirror *mirror, const uint8_t *bytes, uint64_t length, uint64_t *consumed);
-/* Asks to be woken (by the descriptor that the other side of the segment rings). 1: there is work already. */
+/* Asks to be woken, by the descriptor that the other side of the segment rings. WORK: there is work already, do not sleep.
+ * SOON: sleep, but not for long: something that nobody waits for is to be told then. Else 0. */
+#define LAYER8_MIRROR_WORK 1
+#define LAYER8_MIRROR_SOON 2
 int layer8_mirror_arm(layer8_mirror *mirror);
 
 /* ------------------------------------------------------------------ the Vnet's side */

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from layer8.carrier.traffic import LocalEnded, Traffic, close_all
-from layer8.dataplane.mirror import COLLECT_MIN, FIRST_TYPE, FRAME_MAX, Buffer
+from layer8.dataplane.mirror import COLLECT_MIN, FIRST_TYPE, FRAME_MAX, SOON, WORK, Buffer
 from layer8.protocol.codec import ProtocolViolation
 from layer8.protocol.mirror import (
     ACKNOWLEDGE_BYTES,
@@ -38,6 +38,7 @@ from layer8.protocol.mirror import (
 _WRITE_BYTES = 256 << 10
 _READS = 16  # of one TLS record each, before what came is passed on
 _LAST_WORDS_SECONDS = 1.0
+_SOON_SECONDS = 0.05
 _CONTROL_FRAME = 64 << 10  # room for a frame of the control socket, and messages
 
 
@@ -171,12 +172,16 @@ class Pump:
         if self.keep_alive.is_due(now):
             self.say(Alive(received=traffic.stream.received))
             return
+        seconds = self.keep_alive.wait(now)
         blocked = self._out_begin != self._out_end
         poll = select.poll()
         if traffic.bound and not blocked:
             assert traffic.mirror is not None
-            if traffic.mirror.arm():
+            asks = traffic.mirror.arm()
+            if asks == WORK:
                 return
+            if asks == SOON:
+                seconds = min(seconds, _SOON_SECONDS)
             poll.register(traffic.wake, select.POLLIN)
         poll.register(self._tls, select.POLLIN | (select.POLLOUT if blocked else 0))
         poll.register(self._stop_fd, select.POLLIN)
@@ -184,7 +189,7 @@ class Pump:
         if wants or traffic.is_unread:
             poll.register(traffic.local, wants | (select.POLLOUT if traffic.is_unread else 0))
         woken = False
-        for descriptor, events in poll.poll(self.keep_alive.wait(now) * 1000 + 1):
+        for descriptor, events in poll.poll(seconds * 1000 + 1):
             woken = woken or descriptor == traffic.wake
             if descriptor == self._tls.fileno() and events & ~select.POLLOUT:
                 self._readable = True

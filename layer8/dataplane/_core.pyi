@@ -139,6 +139,8 @@ class _Lib:
     LAYER8_MIRROR_COLLECT_MIN: int
     LAYER8_MIRROR_MORE: int
     LAYER8_MIRROR_OTHER: int
+    LAYER8_MIRROR_WORK: int
+    LAYER8_MIRROR_SOON: int
     LAYER8_OWN_FILE: int
     def layer8_mirror_make(self, fd: int, ring_bytes: int, uuid: bytes, /) -> int: ...
     def layer8_mirror_open(self, fd: int, at_vnet: bool, status: CData, /) -> CData: ...

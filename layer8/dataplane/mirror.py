@@ -22,6 +22,9 @@ FRAME_MAX: int = lib.LAYER8_MIRROR_FRAME_MAX
 FIRST_TYPE: int = lib.LAYER8_MIRROR_RING
 """Types from here on are for the C core."""
 
+WORK: int = lib.LAYER8_MIRROR_WORK
+SOON: int = lib.LAYER8_MIRROR_SOON
+
 COLLECT_MIN: int = lib.LAYER8_MIRROR_COLLECT_MIN
 """Bytes of a buffer that `collect` can say all in."""
 
@@ -121,9 +124,9 @@ class Mirror:
             raise MirrorCorrupt("a frame that cannot be")
         return begin + self._consumed[0], status == lib.LAYER8_MIRROR_OTHER
 
-    def arm(self) -> bool:
-        """Asks to be woken. True: there is work already."""
-        return lib.layer8_mirror_arm(self._pointer) == 1
+    def arm(self) -> int:
+        """Asks to be woken. WORK: do not sleep. SOON: not for long. Else 0."""
+        return lib.layer8_mirror_arm(self._pointer)
 
     def close(self) -> None:
         opened, self._opened = self._opened, None

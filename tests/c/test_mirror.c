@@ -83,7 +83,8 @@ static void *carrier_main(void *argument) {
             resume(far, 0);
             far->cuts++;
         }
-        if (!did && layer8_mirror_arm(far->at_vnic) == 0 && layer8_mirror_arm(far->at_vnet) == 0) {
+        if (!did && layer8_mirror_arm(far->at_vnic) != LAYER8_MIRROR_WORK &&
+            layer8_mirror_arm(far->at_vnet) != LAYER8_MIRROR_WORK) {
             struct pollfd wait = {.fd = far->doorbell, .events = POLLIN};
             (void)poll(&wait, 1, 1); /* the other end has no descriptor here */
             uint64_t ignored;

@@ -1,10 +1,14 @@
-"""A Vnet for the tests of one file, and Vnics that are closed whatever happens."""
+"""A Vnet for the tests of one file, and Vnics that are closed whatever happens.
+
+What a Vnic does is the same on its Vnet's host and without one: the files in `BOTH` run over a Unix socket and over TLS.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +17,20 @@ from uuid import UUID
 import pytest
 
 from layer8 import Backpressure, Vnic
-from layer8.testing import RunningVnet, running_vnet
+from layer8.testing import Overlay, RunningVnet, make_overlay, running_vnet
+
+BOTH = (
+    "test_closing_in_traffic",
+    "test_health",
+    "test_interrupts",
+    "test_many_large",
+    "test_reattaching",
+    "test_receiving",
+    "test_requests",
+    "test_sending",
+    "test_subscriptions",
+    "test_watch",
+)
 
 Fill = Callable[..., int]
 Stopped = Callable[[int | None], contextlib.AbstractContextManager[None]]
@@ -27,16 +44,63 @@ def _nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.module.__name__.rpartition(".")[2] in BOTH and "transport" in metafunc.fixturenames:
+        metafunc.parametrize("transport", ["local", "far"], indirect=True, scope="module")
+
+
+class Transport:
+    """How the Vnics of a test reach its Vnet: `config` for the Vnet, `arguments` for each Vnic."""
+
+    def __init__(self, overlay: Overlay | None) -> None:
+        self.config: dict[str, object] = {}
+        self._place = ""
+        self._security: str | None = None
+        if overlay is not None:
+            self._place = f"127.0.0.1:{free_port()}"
+            self.config = {"security": "x509", "identity": overlay.vnet(), "listen": self._place}
+            self._security = f"x509:{overlay.vnic()}"
+
+    def arguments(self, running: RunningVnet) -> dict[str, object]:
+        if not self._place:
+            return {"vnet": str(running.socket)}
+        return {"vnet": f"tls://{self._place}", "security": self._security}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 @pytest.fixture(scope="module")
-def vnet() -> Iterator[RunningVnet]:
+def overlay(tmp_path_factory: pytest.TempPathFactory) -> Overlay:
+    return make_overlay(tmp_path_factory.mktemp("overlay"))
+
+
+@pytest.fixture(scope="module")
+def transport(request: pytest.FixtureRequest) -> Transport:
+    far = getattr(request, "param", "local") == "far"
+    return Transport(request.getfixturevalue("overlay") if far else None)
+
+
+@pytest.fixture(scope="module")
+def vnet(transport: Transport) -> Iterator[RunningVnet]:
     """One for all tests of a file; a test that kills it asks for `own_vnet`."""
-    with running_vnet(config={"max_message_bytes": 4 << 20}) as running:
+    with running_vnet(config={"max_message_bytes": 4 << 20, **transport.config}) as running:
         yield running
 
 
+@pytest.fixture(scope="module")
+def own_transport(request: pytest.FixtureRequest, transport: Transport) -> Transport:
+    """As `transport`, at another port."""
+    return Transport(request.getfixturevalue("overlay") if transport.config else None)
+
+
 @pytest.fixture
-def own_vnet() -> Iterator[RunningVnet]:
-    with running_vnet() as running:
+def own_vnet(own_transport: Transport) -> Iterator[RunningVnet]:
+    with running_vnet(config=own_transport.config) as running:
         yield running
 
 
@@ -80,13 +144,12 @@ def _state(task: Path) -> str:
     return (task / "stat").read_text().rpartition(")")[2].split()[0]
 
 
-def _maker(running: RunningVnet) -> Iterator[MakeVnic]:
+def _maker(running: RunningVnet, transport: Transport) -> Iterator[MakeVnic]:
     made: list[Vnic] = []
 
     def make(alias: str | None = None, **arguments: object) -> Vnic:
-        arguments.setdefault("vnet", str(running.socket))
-        arguments = {"attach_timeout": 30.0, "timeout": 30.0, **arguments}  # on a busy machine too
-        vnic = Vnic(alias, **arguments)  # type: ignore[arg-type]
+        arguments = {"attach_timeout": 30.0, "timeout": 30.0, **transport.arguments(running), **arguments}
+        vnic = Vnic(alias, **arguments)  # type: ignore[arg-type]  # long time-outs: on a busy machine too
         made.append(vnic)
         return vnic
 
@@ -96,12 +159,12 @@ def _maker(running: RunningVnet) -> Iterator[MakeVnic]:
 
 
 @pytest.fixture
-def make_vnic(vnet: RunningVnet) -> Iterator[MakeVnic]:
+def make_vnic(vnet: RunningVnet, transport: Transport) -> Iterator[MakeVnic]:
     """Vnics on the file's Vnet."""
-    yield from _maker(vnet)
+    yield from _maker(vnet, transport)
 
 
 @pytest.fixture
-def make_own(own_vnet: RunningVnet) -> Iterator[MakeVnic]:
+def make_own(own_vnet: RunningVnet, own_transport: Transport) -> Iterator[MakeVnic]:
     """Vnics on the test's own Vnet."""
-    yield from _maker(own_vnet)
+    yield from _maker(own_vnet, own_transport)

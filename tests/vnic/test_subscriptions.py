@@ -138,8 +138,11 @@ def test_a_slow_subscriber_misses_and_learns_how_many(make_vnic: MakeVnic) -> No
     while publisher.stats().port.transmit_fill:  # type: ignore[union-attr]
         time.sleep(0.001)
     got: list[Message] = []
-    while (message := subscriber.try_receive()) is not None:
-        got.append(message)
+    deadline = time.monotonic() + 30
+    while len(got) + subscription.missed < count:  # all that was sent has been moved, and one side or the other knows
+        assert time.monotonic() < deadline, (len(got), subscription.missed)
+        while (message := subscriber.try_receive()) is not None:
+            got.append(message)
     assert 0 < len(got) < count
     assert subscription.missed == count - len(got)
     publisher.publish("firehose", b"last", timeout=30)

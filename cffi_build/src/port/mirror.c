@@ -501,19 +501,18 @@ int layer8_mirror_arm(layer8_mirror *mirror) {
     if (watches) {
         layer8_wakeup_announce(mirror->at_vnet ? &control->room : &control->drained);
     }
+    const uint64_t head = layer8_load_seq(mirror->in.head);
     bool work = layer8_load_seq(mirror->out.tail) != mirror->sent;
-    if (!work && watches) {
-        uint64_t head = layer8_load_seq(mirror->in.head);
-        if (mirror->at_vnet) {
-            work = (owes_room(mirror) && head != mirror->told_head) || (mirror->has_xoff && pages_changed(mirror));
-        } else {
-            uint64_t unread = layer8_load_seq(&control->unread);
-            work = (head != mirror->told_head || unread != mirror->told_unread) &&
-                   mirror->in_tail - head + unread <= mirror->in.capacity / 4;
-        }
+    if (mirror->at_vnet) {
+        work = work || (watches && head != mirror->told_head) || pages_changed(mirror);
+    } else if (watches) {
+        uint64_t unread = layer8_load_seq(&control->unread);
+        work = work || ((head != mirror->told_head || unread != mirror->told_unread) &&
+                        mirror->in_tail - head + unread <= mirror->in.capacity / 4);
     }
     if (work) {
         disarm(mirror);
+        return LAYER8_MIRROR_WORK;
     }
-    return work;
+    return mirror->told_head != (mirror->at_vnet ? mirror->in_tail : head) ? LAYER8_MIRROR_SOON : 0;
 }

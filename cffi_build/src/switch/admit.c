@@ -87,6 +87,7 @@ layer8_switch_port *layer8_switch_port_new(int segment_fd, const uint8_t *uuid, 
     if (port->doorbell < 0) {
         goto refused;
     }
+    port->mirrored = own;
     port->base = base;
     port->bytes = bytes;
     port->control = (struct layer8_control *)(void *)(base + LAYER8_OFFSET_CONTROL);

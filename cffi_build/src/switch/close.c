@@ -37,6 +37,7 @@ void layer8_handle_clear(layer8_switch *sw, struct handle *handle, uint8_t byte)
     handle->byte = byte;
     layer8_store_seq(&port->slot_bytes[handle->slot], byte);
     layer8_wake_sender(port);
+    layer8_marked(port);
     layer8_store_relaxed(&port->handle_count, layer8_load_relaxed(&port->handle_count) - 1u);
 }
 

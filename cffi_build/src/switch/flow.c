@@ -252,7 +252,8 @@ void layer8_flow_tick(layer8_switch *sw, struct flow *flow) {
     }
     subscription->missed++;
     COUNT(flow->target->missed_count, 1);
-    layer8_store_relaxed(&flow->target->missed[subscription->number], ++subscription->total);
+    layer8_store_seq(&flow->target->missed[subscription->number], ++subscription->total);
+    layer8_marked(flow->target);
     layer8_abort_at(sw, flow->target, flow->source, message, (uint16_t)subscription->number);
     message->owed++; /* keep it while its copies are dropped */
     flow->moved_ns = sw->now_ns;

@@ -207,7 +207,8 @@ static enum forward to_port_or_alias(layer8_switch *sw, port_t *port, struct han
 static void miss(struct subscription *subscription) {
     subscription->missed++;
     COUNT(subscription->port->missed_count, 1);
-    layer8_store_relaxed(&subscription->port->missed[subscription->number], ++subscription->total);
+    layer8_store_seq(&subscription->port->missed[subscription->number], ++subscription->total);
+    layer8_marked(subscription->port);
 }
 
 /* The copy of one publication for one subscriber. `held` is made when the first copy is owed. */

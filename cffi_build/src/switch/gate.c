@@ -33,6 +33,12 @@ void layer8_wake_sender(port_t *port) {
     }
 }
 
+void layer8_marked(port_t *port) {
+    if (port->mirrored && layer8_wakeup_claim(&port->control->arrived)) {
+        layer8_post(port, &port->control->arrived);
+    }
+}
+
 void layer8_handle_mark(struct handle *handle) {
     uint8_t byte = handle->gone                             ? LAYER8_SLOT_GONE
                    : handle->gate_closed || handle->choked ? LAYER8_SLOT_XOFF
@@ -43,6 +49,8 @@ void layer8_handle_mark(struct handle *handle) {
         layer8_store_seq(&handle->owner->slot_bytes[handle->slot], byte);
         if (waited) {
             layer8_wake_sender(handle->owner);
+        } else {
+            layer8_marked(handle->owner);
         }
     }
 }

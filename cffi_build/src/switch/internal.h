@@ -229,7 +229,7 @@ struct layer8_switch_port {
     uint32_t adopted_count, adopted_next;
     uint64_t adopted_until; /* records of the transmit ring before this are retries */
     uint64_t adopted_highest; /* the highest sequence that was held */
-    bool is_adopted, resumed;
+    bool is_adopted, resumed, mirrored; /* mirrored: its Vnic is on another host, and has these pages twice */
 
     struct link active, dirty, doomed, closing;
     struct link released;  /* its hold ring's head has moved and is not published */
@@ -339,6 +339,7 @@ bool layer8_gates_step(layer8_switch *sw); /* lets some waiting senders go; true
 void layer8_congest(layer8_switch *sw, port_t *port);
 void layer8_relieve(layer8_switch *sw, port_t *port);
 void layer8_wake_sender(port_t *port);
+void layer8_marked(port_t *port); /* a mark or a count of its pages has changed, and nobody else is told */
 void layer8_post(port_t *port, struct layer8_wakeup *wakeup); /* one token for its Vnic */
 
 /* ---- hold.c: the hold ring ---- */
