@@ -1,6 +1,6 @@
 """A Vnet for the tests of one file, and Vnics that are closed whatever happens.
 
-What a Vnic does is the same on its Vnet's host and without one: the files in `BOTH` run over a Unix socket and over TLS.
+What a Vnic does is the same on its Vnet's host and without one: the files in `BOTH` run over a Unix socket and TLS.
 """
 
 from __future__ import annotations

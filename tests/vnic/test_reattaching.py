@@ -273,12 +273,10 @@ def test_traffic_survives_a_vnet_that_is_killed_again_and_again(own_vnet: Runnin
     thread = threading.Thread(target=send)
     thread.start()
     deadline = time.monotonic() + 60
-    kills = 0
-    for _ in range(5):
+    for kills in range(1, 6):
         time.sleep(0.1)
         own_vnet.kill()
         own_vnet.restart()
-        kills += 1
         while min(sender.stats().attachments, receiver.stats().attachments) <= kills:
             assert time.monotonic() < deadline, sender.stats()
             time.sleep(0.002)
