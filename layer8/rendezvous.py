@@ -116,6 +116,11 @@ def terms_directory(socket: Path) -> Path:
     return socket.with_name(_stem(socket) + ".terms")
 
 
+def links_file(socket: Path) -> Path:
+    """Where the Vnet at `socket` notes who it is and with which Vnets it has sessions."""
+    return socket.with_name(_stem(socket) + ".links")
+
+
 def ensure_private_directory(path: Path) -> Path:
     """Makes the directory with mode 0700 if it is missing, and checks it. Its parent must exist.
 

@@ -61,7 +61,10 @@ class State(enum.Enum):
 
 
 class LinkRefusal(Layer8Error):
-    """There is no link on this connection. `code`, `text`: as in LinkRefused; `remote`: the other side said so."""
+    """There is no link on this connection. `code`, `text`: as in LinkRefused; `remote`: the other side said so;
+    `peer`: the Vnet that it would have been with, if that is known."""
+
+    peer: UUID | None = None
 
     def __init__(self, code: str, text: str, remote: bool) -> None:
         super().__init__(code, text, remote)

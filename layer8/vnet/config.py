@@ -46,6 +46,9 @@ class VnetConfig:
     name: str = "default"
     socket: Path | None = None  # where to listen, in place of the runtime directory
     listen: tuple[str, ...] = ()  # "host:port", where other hosts reach this Vnet by TLS; nowhere by default
+    advertise: tuple[str, ...] = ()  # where others shall dial, if `listen` does not say it
+    peers: tuple[str, ...] = ()  # "host:port" of other Vnets; a name counts with all its addresses, again and again
+    host: str = ""  # the name of this host in health records; by default what the system says
     security: str = "local"  # this and what follows: see layer8.vnet.security_keys
     identity: Path | None = None
     authority: str = ""
@@ -73,6 +76,10 @@ class VnetConfig:
     pending_connections: int = 512  # the same, of all addresses
     far_alive: float = 2.0  # a far Vnic and its Vnet say at least so often that they are there
     far_patience: float = 5.0  # that a far Vnic, or its connection, may be silent or gone before its port is closed
+    max_far: int = 8192  # Vnics of other hosts that somebody here has to do with, and their Vnets
+    keep_alive: float = 2.0  # something is sent on every link at least so often
+    give_up: float = 5.0  # after the last thing heard of another Vnet
+    resolve_interval: float = 10.0  # between two looks at the addresses of a name
     attach_timeout: float = 3.0
     provider_timeout: float = 2.0
     provider_workers: int = 4
@@ -104,7 +111,7 @@ class Config:
     log_level: str = "info"
 
 
-_ADDRESSES = ("listen",)
+_ADDRESSES = ("listen", "advertise", "peers")
 
 # Smallest and largest value of each number.
 _RANGES: Mapping[str, tuple[float, float]] = {
@@ -126,6 +133,10 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "pending_connections": (1, 65535),
     "far_alive": (0.05, 600),
     "far_patience": (0.1, 3600),
+    "max_far": (1, 65535),
+    "keep_alive": (0.05, 60),
+    "give_up": (0.1, 600),
+    "resolve_interval": (0.1, 3600),
     "attach_timeout": (0.01, 60),
     "provider_timeout": (0.01, 60),
     "provider_workers": (1, 256),
@@ -201,12 +212,16 @@ def _vnet(name: str, table: object, where: str) -> VnetConfig:
                 values[key] = READERS[key](value)
             except ValueError as error:
                 raise ConfigError(f"{place}.{key}", str(error)) from error
+        elif key == "host":
+            if not isinstance(value, str) or not 0 < len(value) <= 253 or not value.isprintable():
+                raise ConfigError(f"{place}.{key}", f"{value!r} is no name of a host")
+            values[key] = value
         elif key in _ADDRESSES:
             values[key] = _addresses(value, f"{place}.{key}")
         elif key in _RANGES:
             values[key] = _number(key, value, f"{place}.{key}")
         else:
-            known = ", ".join(("socket", *READERS, *_ADDRESSES, *_RANGES))
+            known = ", ".join(("socket", "host", *READERS, *_ADDRESSES, *_RANGES))
             raise ConfigError(place, f"unknown key {key!r}; known are {known}")
     return dataclasses.replace(VnetConfig(name=name), **values)  # type: ignore[arg-type]
 

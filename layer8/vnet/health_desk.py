@@ -62,7 +62,7 @@ class HealthDesk:
         config = vnet.config
         self._vnet = vnet
         self._loop = loop
-        self.host = socket.gethostname()
+        self.host = config.host or socket.gethostname()
         self.directory = Directory(self.host, keep_down=config.keep_down)
         self.statistics = Statistics(host=self.host, vnet=config.name, patience=config.suspect_after)
         self.listeners: list[Listener] = []

@@ -1,46 +1,137 @@
 """A Vnet's side of the network: everything of it that reaches beyond this host, opened and closed as one.
 
-A Vnet that is told no `listen` has none of it, and needs no provider that could.
+    TLS port ──▶ links ◀── dialling ◀── names, what adjacent Vnets mention
+                   └── sessions, the directory of the overlay, and what records from and to other hosts mean (`far`)
+
+A Vnet that is told no `listen` and no `peers` has none of it, and needs no provider that could.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+from collections.abc import Sequence
 from typing import Protocol
+from uuid import UUID
 
+from layer8.protocol.link import Self
+from layer8.protocol.link_messages import Fresh, Reach
+from layer8.rendezvous import split_address
 from layer8.vnet import far_vnics
+from layer8.vnet import links as links_module
+from layer8.vnet.acquaintances import Acquaintances
+from layer8.vnet.dialling import Dialling
+from layer8.vnet.discovery import Names, mentioned
 from layer8.vnet.far_vnics import FarVnics
-from layer8.vnet.tls_port import ALPN_VNIC, Host, TlsPort, spelled
+from layer8.vnet.links import Links, Plane
+from layer8.vnet.tls_port import ALPN_LINK, ALPN_VNIC, TlsPort, spelled
+
+_FRESH_SECONDS = 1.0
+_MOST_MENTIONED = 64
 
 
-class Beyond(Host, far_vnics.Host, Protocol):
+class Beyond(links_module.Host, far_vnics.Host, Protocol):
     """What the network needs of its Vnet."""
+
+    started: float
 
 
 class Network:
     """One thread: the loop's. Handlers are mounted on `port` before `open`."""
 
-    def __init__(self, vnet: Beyond, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, vnet: Beyond, plane: Plane, acquaintances: Acquaintances, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._vnet = vnet
+        self._loop = loop
+        self.acquaintances = acquaintances
         self.port = TlsPort(vnet, loop)
         self.far_vnics = FarVnics(vnet, loop)
         self.port.mount(ALPN_VNIC, self.far_vnics.accept)
+        self.links = Links(vnet, self._own, plane, loop)
+        self.dialling = Dialling(self.links, loop)
+        self._names: Names | None = None
+        self._fresh_at = float("-inf")
+        self._closed = False
+        self.port.mount(ALPN_LINK, self.links.accept)
+        self.links.on_session = self._session
+        self.links.on_reach = self._mentioned
 
     def open(self) -> None:
         """Raises OSError, and then holds nothing."""
         if self._vnet.config.listen:
             self.port.open(self._vnet.config.listen)
 
+    def start(self) -> None:
+        """When the Vnet is complete: looks for others."""
+        config = self._vnet.config
+        if config.listen or config.peers:
+            self.acquaintances.write()
+        self._names = Names(config.peers, self.dialling, self._loop, interval=config.resolve_interval)
+
     @property
     def listens(self) -> tuple[str, ...]:
         """Where others reach this Vnet, "host:port"."""
         return tuple(map(spelled, self.port.addresses))
 
+    @property
+    def reach(self) -> tuple[str, ...]:
+        """Where others shall dial: as configured, else where it listens, unless that is every address."""
+        if self._vnet.config.advertise:
+            return self._vnet.config.advertise
+        return tuple(address for address in self.listens if not ipaddress.ip_address(_host(address)).is_unspecified)
+
+    def _own(self) -> Self:
+        vnet = self._vnet
+        name, host = vnet.config.name, vnet.health.host
+        return Self(overlay=vnet.overlay, vnet=vnet.uuid, epoch=vnet.epoch, name=name, host=host, reach=self.reach[:8])
+
+    def want_fresh(self) -> None:
+        """Somebody here wants to see figures: the others are asked for theirs, at most once a second."""
+        if self._loop.time() >= self._fresh_at + _FRESH_SECONDS:
+            self._fresh_at = self._loop.time()
+            self.links.tell(Fresh())
+
+    def _session(self, vnet: UUID, there: bool) -> None:
+        if there:
+            self.acquaintances.add(vnet)
+            self._loop.call_soon(self._introduce, vnet)
+        elif not self._closed:
+            self.acquaintances.remove(vnet)
+        self._vnet.health.put_own_record()
+
+    def _introduce(self, newcomer: UUID) -> None:
+        """Tells the others where the newcomer is, and the newcomer where they are."""
+        reach = {
+            vnet: adjacent.hello.reach for vnet, adjacent in self.links.adjacent.items() if adjacent.hello is not None
+        }
+        if newcomer in reach and len(reach) > 1:
+            for vnet, adjacent in self.links.adjacent.items():
+                if vnet != newcomer and reach[newcomer]:
+                    adjacent.say(Reach(addresses=reach[newcomer]))
+            others = [address for vnet, addresses in reach.items() if vnet != newcomer for address in addresses]
+            self.links.introduce(newcomer, Reach(addresses=tuple(others[:_MOST_MENTIONED])))
+
+    def _mentioned(self, addresses: Sequence[str]) -> None:
+        for address in mentioned(addresses):
+            if spelled(address) not in self.listens:
+                self.dialling.hint(address)
+
     def stop_listening(self) -> None:
         """The Vnet stops. Safe twice."""
         self.port.close()
 
-    async def close(self) -> None:
-        """Nothing is left of it. Safe twice."""
+    async def close(self, *, forget: bool = False) -> None:
+        """Nothing is left of it. `forget`: nobody will come back to this Vnet. Safe twice."""
+        self._closed = True
+        if self._names is not None:
+            self._names.close()
         self.port.close()
         await self.far_vnics.close()
+        await self.dialling.close()
+        await self.links.close()
+        self.acquaintances.close(forget=forget)
+
+
+def _host(address: str) -> str:
+    return split_address(address)[0].partition("%")[0]

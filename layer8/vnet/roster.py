@@ -110,6 +110,11 @@ class Roster:
             with contextlib.suppress(OSError):
                 self._path(uuid).unlink()
 
+    @property
+    def present(self) -> bool:
+        """Whether anybody is in the list."""
+        return bool(self._present or self.awaited)
+
     def close(self) -> None:
         """A clean end. The directory goes if nobody is in the list."""
         with contextlib.suppress(OSError):

@@ -19,7 +19,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from layer8.dataplane import Command, Status, Switch, SwitchConfig, SwitchCounters
 from layer8.errors import Layer8Error
@@ -27,9 +27,10 @@ from layer8.health.directory import Event
 from layer8.health.liveness import peer_credentials
 from layer8.health_record import HealthRecord, State
 from layer8.protocol.control import Refused
-from layer8.rendezvous import state_directory, terms_directory
+from layer8.rendezvous import links_file, state_directory, terms_directory
 from layer8.security.provider import Action, AuditEvent, Principal, Resource, SecurityProvider
 from layer8.vnet.accounts import Accounts, Owner, whose
+from layer8.vnet.acquaintances import Acquaintances
 from layer8.vnet.admission import Admission, Newcomer
 from layer8.vnet.awaited import AwaitedProcesses
 from layer8.vnet.complaints import Complaints
@@ -41,6 +42,7 @@ from layer8.vnet.health_desk import HealthDesk
 from layer8.vnet.health_requests import HealthRequests
 from layer8.vnet.lobby import Lobby, turn_away
 from layer8.vnet.network import Network
+from layer8.vnet.no_plane import NoPlane
 from layer8.vnet.place import Place
 from layer8.vnet.refusal import Refusal
 from layer8.vnet.returning import LONGEST_SECONDS, Returning
@@ -83,7 +85,8 @@ class Vnet:
         self.config = config
         self.provider = provider
         self.overlay: str = getattr(provider, "overlay", OVERLAY)
-        self.uuid = uuid4()
+        known = Acquaintances.load(links_file(path))
+        self.uuid = known.vnet
         self.epoch = time.time_ns()
         self.started = time.time()
         self.place = Place(config.name, path, for_others=config.admits_others)
@@ -107,8 +110,8 @@ class Vnet:
             self.health, self.board, self.elections, loop, watches_per_port=config.watches_per_port
         )
         self.handle = self._requests.handle
-        self.network = Network(self, loop)
         self.enrolling = Enrolling(config, provider.audit)
+        self.network = Network(self, NoPlane(), known, loop)
         self.failed: asyncio.Future[int] = loop.create_future()
         self._loop = loop
         self._complaints = Complaints(_log, loop)
@@ -158,6 +161,7 @@ class Vnet:
         self._set_accepting(True)
         _log.info("Vnet %s listens at %s", self.config.name, self.place.path)
         self._await_returns()
+        self.network.start()
 
     # ── who comes back ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -171,7 +175,7 @@ class Vnet:
             record = HealthRecord(
                 uuid=entry.uuid,
                 alias=entry.alias,
-                host=socket.gethostname(),
+                host=self.health.host,
                 vnet=self.config.name,
                 principal=entry.principal,
                 pid=entry.pid,
@@ -308,7 +312,7 @@ class Vnet:
                 while self._sessions and not thread.ended.done() and not self._hurried:
                     self._emptied.clear()
                     await self._emptied.wait()
-        await self.network.close()
+        await self.network.close(forget=not self.roster.present)
         await thread.stop()
         if status is not None:
             status.close()

@@ -62,8 +62,8 @@ class TlsConnection:
 
     `socket`: non-blocking. Never use it from two threads at once, not even to read in one and write in the other.
     `certificate`: DER of the peer's, None without. `binding`: see `tls_binding`. `deadline`: when the handler must have
-    called `settled` (the loop's clock); the port closes what is later, after it has called `on_expired`. `address`: of
-    the peer, for people.
+    called `settled` (the loop's clock); what is later the port closes, or calls `on_expired`, which must see to that.
+    `address`: of the peer, for people.
     """
 
     def __init__(self, port: TlsPort, plain: socket.socket, address: tuple[str, int], deadline: float) -> None:
@@ -251,7 +251,8 @@ class TlsPort:
         if stranger.handed:
             if connection.on_expired is not None:
                 connection.on_expired()
-            connection.close()
+            else:
+                connection.close()
         elif stranger.task is None:
             self._loop.remove_reader(connection.plain.fileno())
             connection.plain.close()

@@ -293,7 +293,12 @@ def test_one_that_is_not_settled_in_time_is_closed_and_its_handler_told(overlay:
             client = await in_thread(dial, served.address, overlay.member("two").tls(TlsRole.DIAL))
             connection = await served.next()
             told = asyncio.Event()
-            connection.on_expired = told.set
+
+            def expired() -> None:
+                told.set()
+                connection.close()
+
+            connection.on_expired = expired
             async with asyncio.timeout(PATIENCE):
                 await told.wait()
             assert connection.is_closed

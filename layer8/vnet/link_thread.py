@@ -1,0 +1,258 @@
+"""One connection of a link: a thread that moves whole batches between a TLS socket and the queues of the switch.
+
+    switch ──queue──▶ collect ──▶ one TLS write of up to 256 KiB ──▶ the other Vnet
+    switch ◀──queue── feed    ◀── TLS reads until it would block ◀──
+    loop   ◀── control frames ──▶ loop                                (Python speaks with Python on the same stream)
+
+Only this thread touches the socket, for reading and for writing: two threads on one SSLSocket are a crash. It sleeps in
+poll over the socket, the queues' eventfd and one of its own for control frames.
+
+**Order.** A control frame goes out before all data that came into the queue after it was given: data are collected
+first, the control frames are taken afterwards and sent in front. So what a record presupposes (its sender's place in
+the directory) is there when it arrives. Nobody can say more than BACKLOG_BYTES that is not read.
+
+**Alive.** Something is sent at least every `keep_alive` seconds, an empty control frame for want of anything better.
+`heard` is when something last came, whatever it was; what follows from silence is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import os
+import select
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from layer8.protocol.link_messages import ALIVE, FRAME_BYTES, frame
+
+WRITE_BYTES = 256 << 10
+READ_BYTES = 512 << 10
+BACKLOG_BYTES = 64 << 20
+FLUSH_SECONDS = 1.0
+
+_ONE = (1).to_bytes(8, "little")
+
+
+class Queues(Protocol):
+    """The switch's side of a connection; see layer8.dataplane.Link."""
+
+    @property
+    def event_fd(self) -> int:
+        """Readable when there is something to collect again, or room to feed again."""
+
+    def collect(self, buffer: memoryview) -> int:
+        """Fills the buffer with whole frames; how many bytes."""
+
+    def feed(self, data: memoryview) -> tuple[Sequence[bytes], int]:
+        """Takes frames: the control frames' contents, and how many bytes are done with. Raises ValueError for what
+        cannot be."""
+
+
+class LinkThread:
+    """`start` once; `close` ends it. Callbacks come in the loop's thread: `on_control` with the control frames of one
+    reading, in order, `on_closed` with the reason, once, when the thread has let go of socket and queues."""
+
+    def __init__(
+        self,
+        queues: Queues,
+        tls: ssl.SSLSocket,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        name: str,
+        keep_alive: float,
+        on_control: Callable[[Sequence[bytes]], None],
+        on_closed: Callable[[str], None],
+    ) -> None:
+        self.heard = time.monotonic()
+        self.is_closing = False
+        self._queues = queues
+        self._tls = tls
+        self._loop = loop
+        self._keep_alive = keep_alive
+        self._on_control = on_control
+        self._on_closed = on_closed
+        self._lock = threading.Lock()
+        self._controls: collections.deque[bytes] = collections.deque()
+        self._backlog = 0
+        self._reason = ""
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._thread = threading.Thread(target=self._run, name=f"layer8-link-{name}", daemon=True)
+        # What follows is the thread's alone.
+        self._in = bytearray(READ_BYTES + FRAME_BYTES + 4)
+        self._in_fill = 0
+        self._out = bytearray(WRITE_BYTES)
+        self._pending: collections.deque[memoryview | bytes] = collections.deque()
+        self._said = time.monotonic()
+        self._wants_write = False
+        self._stuck = False  # what was read last is not taken yet: nothing more is read
+        self._more = False  # the socket may have more
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def send_control(self, data: bytes) -> None:
+        """A message for a control frame. Any thread. What is sent after the end goes nowhere."""
+        with self._lock:
+            if self.is_closing:
+                return
+            self._controls.append(frame(data))
+            self._backlog += len(data)
+            if self._backlog > BACKLOG_BYTES:
+                self._reason, self.is_closing = "it leaves too much unread", True
+        self._ring()
+
+    def close(self, reason: str, last: bytes = b"") -> None:
+        """Ends it, after what was given so far and `last` has been sent or FLUSH_SECONDS later. Any thread; at once."""
+        with self._lock:
+            if self.is_closing:
+                return
+            if last:
+                self._controls.append(frame(last))
+            self._reason, self.is_closing = reason, True
+        self._ring()
+
+    def _ring(self) -> None:
+        with contextlib.suppress(OSError):  # closed meanwhile
+            os.write(self._wake, _ONE)
+
+    # ── the thread ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _run(self) -> None:
+        try:
+            reason = self._move()
+        except ssl.SSLError as error:
+            reason = f"TLS failed: {error.reason or error}"
+        except OSError as error:
+            reason = error.strerror or str(error)
+        except Exception as error:
+            reason = f"the link thread failed: {error!r}"
+        with self._lock:
+            self.is_closing = True
+            reason = self._reason or reason
+            os.close(self._wake)
+            self._wake = -1
+        with contextlib.suppress(OSError):
+            self._tls.shutdown(socket.SHUT_WR)
+        self._tls.close()
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._on_closed, reason)
+
+    def _move(self) -> str:
+        """Until the end; the reason."""
+        poll = select.poll()
+        socket_fd, queues_fd = self._tls.fileno(), self._queues.event_fd
+        poll.register(self._wake, select.POLLIN)
+        poll.register(queues_fd, select.POLLIN)
+        poll.register(socket_fd, select.POLLIN)
+        watched = select.POLLIN
+        self._more = True  # the handshake may have left something
+        deadline = float("inf")
+        while True:
+            if self.is_closing and deadline == float("inf"):
+                deadline = time.monotonic() + FLUSH_SECONDS
+            moved = self._read()
+            if moved is None:
+                return "closed by the other side"
+            moved |= self._write()
+            now = time.monotonic()
+            if self.is_closing and (not (self._pending or self._controls) or now >= deadline):
+                return self._reason
+            if moved:
+                continue
+            wanted = (0 if self._stuck else select.POLLIN) | (select.POLLOUT if self._wants_write else 0)
+            if wanted != watched:
+                poll.modify(socket_fd, wanted)
+                watched = wanted
+            until = min(deadline, self._said + self._keep_alive)
+            for descriptor, events in poll.poll(max(0.0, until - now) * 1000 + 1):
+                if descriptor == socket_fd:
+                    self._more = self._more or bool(events & ~select.POLLOUT)
+                    self._wants_write = self._wants_write and not events & select.POLLOUT
+                else:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(descriptor, 8)
+                    self._stuck = self._stuck and descriptor != queues_fd
+
+    def _read(self) -> bool | None:
+        """Whether anything came; None: the end."""
+        if self._stuck or not (self._more or self._in_fill):
+            return False
+        start = self._in_fill
+        view = memoryview(self._in)
+        while self._more and self._in_fill < READ_BYTES:
+            try:
+                count = self._tls.recv_into(view[self._in_fill :])
+            except ssl.SSLWantReadError:
+                self._more = False
+                break
+            except ssl.SSLWantWriteError:
+                self._wants_write = True
+                break
+            if not count:
+                return None
+            self._in_fill += count
+        came = self._in_fill > start
+        if came:
+            self.heard = time.monotonic()
+        done = self._feed(view) if self._in_fill else 0
+        return came or done > 0
+
+    def _feed(self, view: memoryview) -> int:
+        controls, done = self._queues.feed(view[: self._in_fill])
+        said = [bytes(control) for control in controls if control]
+        if said:
+            self._loop.call_soon_threadsafe(self._on_control, said)
+        left = self._in_fill - done
+        if done and left:
+            view[:left] = bytes(view[done : self._in_fill])
+        self._in_fill = left
+        if not done and left >= 4:
+            length = int.from_bytes(view[:4], "little")
+            if length > FRAME_BYTES:
+                raise ValueError("a frame that is too large")
+            self._stuck = left >= length + 4  # it is whole and found no room
+        return done
+
+    def _write(self) -> bool:
+        """Whether anything went."""
+        if not self._pending and not self._fill():
+            return False
+        if self._wants_write:
+            return False
+        moved = False
+        while self._pending:
+            try:
+                count = self._tls.send(self._pending[0])
+            except ssl.SSLWantWriteError:
+                self._wants_write = True
+                return moved
+            except ssl.SSLWantReadError:
+                self._more = True
+                return moved
+            moved = True
+            first = self._pending.popleft()
+            if count < len(first):
+                self._pending.appendleft(memoryview(first)[count:])
+        self._said = time.monotonic()
+        return moved
+
+    def _fill(self) -> bool:
+        """Data first, what is put in front of them afterwards; see the head of this module."""
+        size = 0 if self.is_closing else self._queues.collect(memoryview(self._out))
+        with self._lock:
+            controls = b"".join(self._controls)
+            self._controls.clear()
+            self._backlog = 0
+        if controls:
+            self._pending.append(controls)
+        if size:
+            self._pending.append(memoryview(self._out)[:size])
+        if not self._pending and time.monotonic() >= self._said + self._keep_alive:
+            self._pending.append(ALIVE)
+        return bool(self._pending)

@@ -1,0 +1,579 @@
+"""Links to adjacent Vnets: sessions, the connections under them, and what is said over them.
+
+    accepted or dialled ──TLS──▶ greeted ──▶ begin: sessions say what it replaces or resumes
+                                               ├─ Replaced, Resumed   the old thread ends, LINK_DOWN; LINK_UP, a new one
+                                               ├─ Opened              ADD_LINK, LINK_UP, the thread starts
+                                               └─ GivenUp             REMOVE_LINK: what is owed to it goes back
+    a connection ends ──▶ Silent ──(5 s)──▶ GivenUp
+
+What happens to one session happens in order: each adjacent Vnet has a chain of steps, since a thread must have let go of
+its queues before the switch is told, and the switch before the next connection. What the records of a link mean, says
+`layer8.vnet.far`; the directory, `layer8.vnet.shared_directory`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from typing import Protocol
+from uuid import UUID
+
+from layer8.health_record import LinkRecord
+from layer8.health_record import State as HealthState
+from layer8.protocol import sessions as protocol
+from layer8.protocol.codec import ProtocolViolation
+from layer8.protocol.link import LinkRefusal, Self
+from layer8.protocol.link_messages import (
+    Bye,
+    Delta,
+    Digest,
+    Disinterest,
+    Forgot,
+    Fresh,
+    Have,
+    Interest,
+    Linked,
+    LinkHello,
+    Part,
+    Reach,
+    Repair,
+    body,
+    linked,
+)
+from layer8.protocol.sessions import Sessions
+from layer8.protocol.statement import Channel, Principal
+from layer8.security.provider import TlsRole
+from layer8.vnet import greeting
+from layer8.vnet.complaints import Complaints
+from layer8.vnet.greeting import Greeted, greet
+from layer8.vnet.link_thread import LinkThread, Queues
+from layer8.vnet.shared_directory import SharedDirectory, Told
+from layer8.vnet.tls_port import ALPN_LINK, TlsConnection, handshake, spelled, tls_binding
+from layer8.vnet.workers import Workers
+
+TICK_SECONDS = 0.25
+DIGEST_SECONDS = 10.0
+REPAIR_SECONDS = 1.0  # between two whole states on request of the same Vnet
+CONNECT_SECONDS = 3.0
+
+_log = logging.getLogger("layer8.vnet")
+
+
+class Host(greeting.Host, Told, Protocol):
+    """What links need of their Vnet."""
+
+    stopping: bool
+
+
+class Plane(Protocol):
+    """The switch's side of sessions; see layer8.vnet.far."""
+
+    def make_queues(self) -> Queues:
+        """For one connection. Raises OSError or MemoryError."""
+
+    async def opened(self, adjacent: Adjacent) -> None:
+        """A session begins."""
+
+    async def up(self, adjacent: Adjacent, queues: Queues, restarted: bool) -> None:
+        """Its next connection; the thread starts afterwards."""
+
+    def ready(self, adjacent: Adjacent) -> None:
+        """It can be spoken to: say what it does not know yet."""
+
+    async def down(self, adjacent: Adjacent, queues: Queues) -> None:
+        """The connection's thread has ended; afterwards the queues are freed."""
+
+    async def over(self, adjacent: Adjacent, reason: str) -> None:
+        """The session is given up: what is owed to it goes back."""
+
+    def said(self, adjacent: Adjacent, message: Interest | Disinterest | Forgot) -> None:
+        """Raises ProtocolViolation."""
+
+
+class Connection:
+    """One connection of a session. `ended`: its thread has let go of it."""
+
+    def __init__(self, tls: ssl.SSLSocket, address: str, dialled: bool, loop: asyncio.AbstractEventLoop) -> None:
+        self.tls = tls
+        self.address = address
+        self.dialled = dialled
+        self.thread: LinkThread | None = None
+        self.queues: Queues | None = None
+        self.ended: asyncio.Future[str] = loop.create_future()
+        self.since = time.time()
+
+
+class Adjacent:
+    """One session. `number`: of the switch's link. `connection`: the present one. `has_state`: its whole part of the
+    directory has come, on this connection or an earlier one."""
+
+    def __init__(self, vnet: UUID) -> None:
+        self.vnet = vnet
+        self.hello: LinkHello | None = None
+        self.principal: Principal | None = None
+        self.number = 0
+        self.connection: Connection | None = None
+        self.is_live = False
+        self.is_over = False
+        self.has_state = False
+        self.reason = ""
+        self.since = time.time()
+        self.repaired = 0.0
+        self.steps: asyncio.Task[None] | None = None  # the last one of the chain
+
+    def say(self, message: Linked) -> None:
+        """Sends, if there is a connection; what is not sent is made good when the next one begins."""
+        if self.connection is not None and self.connection.thread is not None:
+            self.connection.thread.send_control(body(message))
+
+
+class Links:
+    """`plane`: the switch's side. `until_lost` and `dial` are for whoever dials. One thread: the loop's.
+
+    `on_session(vnet, there)`: a session has come or gone. `on_state(vnet)`: its whole part of the directory has come.
+    `on_reach(addresses)`: where other Vnets are said to be.
+    """
+
+    def __init__(self, vnet: Host, own: Callable[[], Self], plane: Plane, loop: asyncio.AbstractEventLoop) -> None:
+        config = vnet.config
+        self._vnet = vnet
+        self._own = own
+        self._plane = plane
+        self._loop = loop
+        self.sessions = Sessions(vnet.uuid, keep_alive=config.keep_alive, give_up=config.give_up)
+        self.directory = SharedDirectory(vnet, loop, self.tell)
+        self.adjacent: dict[UUID, Adjacent] = {}
+        self.on_session: Callable[[UUID, bool], None] = lambda vnet, there: None
+        self.on_state: Callable[[UUID], None] = lambda vnet: None
+        self.on_reach: Callable[[Sequence[str]], None] = lambda addresses: None
+        self._handshakes = Workers(f"dial-{config.name}", 2, loop)
+        self._complaints = Complaints(_log, loop)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ending: dict[UUID, asyncio.Task[None]] = {}  # of sessions that are over, the last step
+        self._losses: dict[UUID, list[asyncio.Future[None]]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._digest_at = 0.0
+        self._fresh_at = float("-inf")
+        self._closed = False
+
+    # ── connections come ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def accept(self, accepted: TlsConnection) -> None:
+        """The TLS port's handler."""
+        self._start(self._accept(accepted))
+
+    async def _accept(self, accepted: TlsConnection) -> None:
+        taken = False
+        connection = Connection(accepted.socket, accepted.address, False, self._loop)
+        current = asyncio.current_task()
+        assert current is not None
+
+        def expired() -> None:
+            current.cancel()
+
+        accepted.on_expired = expired
+        seen = Channel(certificate=accepted.certificate, text=f"a Vnet at {accepted.address}")
+
+        def begin(greeted: Greeted) -> None:
+            nonlocal taken
+            self._begin(greeted, connection)
+            taken = True
+
+        try:
+            await self._greet(connection, accepted.binding, seen, begin)
+        except (LinkRefusal, ProtocolViolation, OSError, TimeoutError) as error:
+            self._complain(accepted.address, error)
+        except asyncio.CancelledError:
+            if not taken and not self._closed:
+                return  # its time was over, and the port has said so
+            raise
+        finally:
+            if taken:
+                accepted.settled()
+            else:
+                accepted.close()
+
+    async def dial(self, host: str, port: int) -> UUID:
+        """Connects, and returns whose link it is once that stands. Raises LinkRefusal (also "duplicate", with the
+        Vnet's uuid in `peer`), ProtocolViolation, OSError or TimeoutError."""
+        address = spelled((host, port))
+        plain = await connect(host, port, self._loop)
+        tls: ssl.SSLSocket | None = None
+        taken = False
+        try:
+            config, vnet = self._vnet.config, self._vnet
+            context = await vnet.providers.call(vnet.provider.tls, TlsRole.DIAL, timeout=config.provider_timeout)
+            context.set_alpn_protocols([ALPN_LINK])
+            tls = context.wrap_socket(plain, do_handshake_on_connect=False)
+            late = asyncio.Event()
+            timer = self._loop.call_later(config.attach_timeout, late.set)
+            try:
+                await handshake(tls, self._handshakes, self._loop, late)
+            finally:
+                timer.cancel()
+            if late.is_set():
+                raise TimeoutError
+            if tls.selected_alpn_protocol() != ALPN_LINK:
+                raise ProtocolViolation("there is no Vnet that takes links")
+            connection = Connection(tls, address, True, self._loop)
+            seen = Channel(certificate=tls.getpeercert(binary_form=True), text=f"the Vnet at {address}")
+
+            def begin(greeted: Greeted) -> None:
+                nonlocal taken
+                self._begin(greeted, connection)
+                taken = True
+
+            return await self._greet(connection, tls_binding(tls), seen, begin)
+        finally:
+            if not taken:
+                (tls or plain).close()
+
+    async def _greet(
+        self, connection: Connection, binding: bytes, seen: Channel, begin: Callable[[Greeted], None]
+    ) -> UUID:
+        return await greet(
+            self._vnet,
+            self._own(),
+            self.sessions,
+            connection.tls,
+            self._loop,
+            dials=connection.dialled,
+            binding=binding,
+            seen=seen,
+            begin=begin,
+            refused=lambda vnet: "this Vnet stops" if self._closed or self._vnet.stopping else None,
+        )
+
+    def _begin(self, greeted: Greeted, connection: Connection) -> None:
+        """Raises Duplicate."""
+        hello = greeted.hello
+        actions = self.sessions.begin(
+            hello.vnet, hello.epoch, greeted.session, greeted.serial, connection, self._loop.time()
+        )
+        self._carry_out(actions)
+        adjacent = self.adjacent[hello.vnet]
+        adjacent.hello, adjacent.principal = hello, greeted.principal
+        restarted = any(isinstance(action, protocol.Resumed) and action.restarted for action in actions)
+        self._chain(adjacent, self._connect(adjacent, connection, restarted))
+        self._set_timer()
+
+    # ── what sessions say is to be done ───────────────────────────────────────────────────────────────────────────
+
+    def _carry_out(self, actions: Sequence[protocol.Action]) -> None:
+        for action in actions:
+            match action:
+                case protocol.Opened(peer=peer):
+                    self.adjacent[peer] = adjacent = Adjacent(peer)
+                    adjacent.steps = self._ending.pop(peer, None)
+                    self._chain(adjacent, self._plane.opened(adjacent))
+                    self.on_session(peer, True)
+                case protocol.Replaced(connection=Connection() as old):
+                    self._disconnect(old, "another connection has replaced it")
+                case protocol.Silent(peer=peer):
+                    self._silent(self.adjacent[peer])
+                case protocol.Heard(peer=peer):
+                    self._live(self.adjacent[peer])
+                case protocol.GivenUp(peer=peer, connection=old, reason=reason):
+                    if isinstance(old, Connection):
+                        self._disconnect(old, reason, body(Bye(code="given-up", text=reason)))
+                    self._over(self.adjacent.pop(peer), reason)
+
+    def _silent(self, adjacent: Adjacent) -> None:
+        adjacent.is_live = False
+        adjacent.reason = "its Vnet is silent"
+        adjacent.since = time.time()
+        self.directory.silent(adjacent.vnet, adjacent.reason)
+        self._lost(adjacent.vnet)
+
+    def _live(self, adjacent: Adjacent) -> None:
+        if not adjacent.is_live:
+            adjacent.is_live, adjacent.reason, adjacent.since = True, "", time.time()
+            self.directory.heard(adjacent.vnet)
+
+    def _over(self, adjacent: Adjacent, reason: str) -> None:
+        adjacent.is_live, adjacent.is_over, adjacent.reason = False, True, reason
+        _log.warning("the session with Vnet %s is given up: %s", _name(adjacent), reason)
+        self.directory.given_up(adjacent.vnet, reason)
+        self._chain(adjacent, self._end(adjacent, reason))
+        assert adjacent.steps is not None
+        self._ending[adjacent.vnet] = adjacent.steps
+        self._lost(adjacent.vnet)
+        self.on_session(adjacent.vnet, False)
+
+    def _lost(self, vnet: UUID) -> None:
+        for waiting in self._losses.pop(vnet, ()):
+            if not waiting.done():
+                waiting.set_result(None)
+
+    async def until_lost(self, vnet: UUID) -> None:
+        """Returns when this Vnet is not heard, at once if it is not now."""
+        if self.sessions.is_live(vnet) and not self._closed:
+            waiting = self._loop.create_future()
+            self._losses.setdefault(vnet, []).append(waiting)
+            await waiting
+
+    # ── the chain of one session ──────────────────────────────────────────────────────────────────────────────────
+
+    def _chain(self, adjacent: Adjacent, step: Coroutine[None, None, None]) -> None:
+        before = adjacent.steps
+
+        async def run() -> None:
+            if before is not None:
+                await asyncio.wait([before])
+            await step
+
+        adjacent.steps = self._start(run())
+
+    def _start(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+        return task
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _log.error("a step of a link failed", exc_info=task.exception())
+
+    async def _connect(self, adjacent: Adjacent, connection: Connection, restarted: bool) -> None:
+        """The present connection, once the one before it has gone."""
+        await self._settle(adjacent)
+        session = self.sessions.get(adjacent.vnet)
+        if adjacent.is_over or session is None or session.connection is not connection:
+            connection.tls.close()  # it was replaced or given up meanwhile
+            return
+        hello, principal = adjacent.hello, adjacent.principal
+        assert hello is not None
+        assert principal is not None
+        try:
+            connection.queues = self._plane.make_queues()
+        except (OSError, MemoryError) as error:
+            _log.warning("no room for a link with Vnet %s: %s", _name(adjacent), error)
+            connection.tls.close()
+            self._carry_out(self.sessions.lost(connection))
+            return
+        await self._plane.up(adjacent, connection.queues, restarted)
+        connection.thread = LinkThread(
+            connection.queues,
+            connection.tls,
+            self._loop,
+            name=hello.name or "link",
+            keep_alive=self._vnet.config.keep_alive,
+            on_control=lambda said: self._said(adjacent, connection, said),
+            on_closed=lambda reason: self._closed_by(adjacent, connection, reason),
+        )
+        adjacent.connection = connection
+        self.directory.flush()
+        adjacent.say(self.directory.connected(adjacent.vnet, hello.epoch, principal))
+        connection.thread.start()
+        if session.connection is not connection:
+            self._disconnect(connection, "another connection has replaced it")
+            return
+        how = "to" if connection.dialled else "from"
+        _log.info("link with Vnet %s is up (%s %s)", _name(adjacent), how, connection.address)
+        self._live(adjacent)
+        self._plane.ready(adjacent)
+
+    async def _end(self, adjacent: Adjacent, reason: str) -> None:
+        await self._settle(adjacent)
+        await self._plane.over(adjacent, reason)
+
+    async def _settle(self, adjacent: Adjacent) -> None:
+        """Until the connection before has gone, from its thread and from the switch."""
+        connection = adjacent.connection
+        if connection is not None and connection.thread is not None:
+            self._disconnect(connection, "another connection has replaced it")
+            await connection.ended
+            assert connection.queues is not None
+            await self._plane.down(adjacent, connection.queues)
+            adjacent.connection = None
+
+    def _disconnect(self, connection: Connection, reason: str, last: bytes = b"") -> None:
+        if connection.thread is not None:
+            connection.thread.close(reason, last)
+
+    def _closed_by(self, adjacent: Adjacent, connection: Connection, reason: str) -> None:
+        """Its thread has ended."""
+        if not connection.ended.done():
+            connection.ended.set_result(reason)
+        session = self.sessions.get(adjacent.vnet)
+        if session is not None and session.connection is connection:
+            _log.info("link with Vnet %s is down: %s", _name(adjacent), reason)
+        self._carry_out(self.sessions.lost(connection))
+        self._chain(adjacent, self._settle_if(adjacent, connection))
+
+    async def _settle_if(self, adjacent: Adjacent, connection: Connection) -> None:
+        if adjacent.connection is connection:
+            await self._settle(adjacent)
+
+    # ── what is said ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def tell(self, message: Linked) -> None:
+        """To every adjacent Vnet with a connection."""
+        data = body(message)
+        for adjacent in self.adjacent.values():
+            if adjacent.connection is not None and adjacent.connection.thread is not None:
+                adjacent.connection.thread.send_control(data)
+
+    def introduce(self, vnet: UUID, message: Linked) -> None:
+        """Says something to an adjacent Vnet as soon as its connection stands."""
+        adjacent = self.adjacent.get(vnet)
+        if adjacent is not None:
+            self._chain(adjacent, _say(adjacent, message))
+
+    def _said(self, adjacent: Adjacent, connection: Connection, said: Sequence[bytes]) -> None:
+        if adjacent.connection is not connection or adjacent.is_over:
+            return
+        try:
+            for data in said:
+                message = linked(data)
+                if message is not None and self.adjacent.get(adjacent.vnet) is adjacent:
+                    self._heard(adjacent, message)
+        except ProtocolViolation as violation:
+            self.violated(adjacent, violation.reason)
+
+    def _heard(self, adjacent: Adjacent, message: Linked) -> None:
+        match message:
+            case Have():
+                for answer in self.directory.home.answer(message):
+                    adjacent.say(answer)
+                adjacent.say(self.directory.home.digest())
+            case Part() | Delta() | Digest():
+                repair, whole = self.directory.take(adjacent.vnet, message)
+                if repair is not None:
+                    adjacent.say(repair)
+                if whole or (isinstance(message, Digest) and repair is None):
+                    if not adjacent.has_state:
+                        adjacent.has_state = True
+                        self.on_state(adjacent.vnet)
+            case Repair():
+                if self._loop.time() >= adjacent.repaired + REPAIR_SECONDS:
+                    adjacent.repaired = self._loop.time()
+                    for part in self.directory.home.everything():
+                        adjacent.say(part)
+            case Fresh():
+                self._refresh()
+            case Interest() | Disinterest() | Forgot():
+                self._plane.said(adjacent, message)
+            case Reach(addresses=addresses):
+                self.on_reach(addresses)
+            case Bye(code=code, text=text):
+                reason = "it has stopped" if code == "stopping" else f"it has given the session up: {text[:200]}"
+                self._carry_out(self.sessions.give_up(adjacent.vnet, reason))
+
+    def violated(self, adjacent: Adjacent, reason: str) -> None:
+        """It broke the protocol: this link alone is closed."""
+        name = _name(adjacent)
+        self._complaints.warn("violation", "Vnet %s broke the protocol of its link: %s", name, reason)
+        connection = adjacent.connection
+        if connection is not None:
+            self._disconnect(connection, f"violation: {reason}", body(Bye(code="violation", text=reason[:200])))
+        self._carry_out(self.sessions.give_up(adjacent.vnet, f"it broke the protocol: {reason}"))
+
+    def _refresh(self) -> None:
+        if self._loop.time() >= self._fresh_at + 1.0:
+            self._fresh_at = self._loop.time()
+            self._start(self._vnet.health.refresh())
+
+    # ── time ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _set_timer(self) -> None:
+        if self._timer is None and self.adjacent and not self._closed:
+            self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for adjacent in self.adjacent.values():
+            connection = adjacent.connection
+            if connection is not None and connection.thread is not None:
+                self.sessions.heard(connection, connection.thread.heard)
+        self._carry_out(self.sessions.tick(now))
+        if now >= self._digest_at:
+            self._digest_at = now + DIGEST_SECONDS
+            self.directory.flush()
+            self.tell(self.directory.home.digest())
+        self._set_timer()
+
+    def records(self) -> Iterator[LinkRecord]:
+        """For the health record of this Vnet."""
+        for adjacent in self.adjacent.values():
+            connection, hello = adjacent.connection, adjacent.hello
+            thread = connection.thread if connection is not None else None
+            yield LinkRecord(
+                vnet=adjacent.vnet,
+                name=hello.name if hello is not None else "",
+                host=hello.host if hello is not None else "",
+                address=connection.address if connection is not None else "",
+                state=HealthState.UP if adjacent.is_live else HealthState.SUSPECT,
+                reason=adjacent.reason,
+                since=adjacent.since,
+                heard=time.time() - (time.monotonic() - thread.heard) if thread is not None else 0.0,
+            )
+
+    # ── the end ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def refuse(self, vnet: UUID, code: str, reason: str) -> None:
+        """Gives a session up from here."""
+        adjacent = self.adjacent.get(vnet)
+        if adjacent is not None:
+            if adjacent.connection is not None:
+                self._disconnect(adjacent.connection, reason, body(Bye(code=code, text=reason)))
+            self._carry_out(self.sessions.give_up(vnet, reason))
+
+    async def close(self) -> None:
+        """Says that this Vnet stops, and ends everything. Safe twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for vnet in tuple(self._losses):
+            self._lost(vnet)
+        ends: list[Awaitable[object]] = []
+        for adjacent in self.adjacent.values():
+            connection = adjacent.connection
+            if connection is not None and connection.thread is not None:
+                self._disconnect(connection, "this Vnet stops", body(Bye(code="stopping")))
+                ends.append(connection.ended)
+        if ends:
+            await asyncio.wait([asyncio.ensure_future(end) for end in ends], timeout=2.0)
+        for task in tuple(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=2.0)
+        self.directory.close()
+        self._handshakes.close()
+
+    def _complain(self, address: str, error: Exception) -> None:
+        if isinstance(error, LinkRefusal) and error.code in ("duplicate", "self", "stopping"):
+            return
+        text = str(error) or type(error).__name__
+        self._complaints.warn("link", "no link with the Vnet at %s: %s", address, text)
+
+
+async def connect(host: str, port: int, loop: asyncio.AbstractEventLoop) -> socket.socket:
+    """A TCP connection to a numeric address. Raises OSError or TimeoutError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    plain = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await loop.sock_connect(plain, (host, port))
+    except BaseException:
+        plain.close()
+        raise
+    return plain
+
+
+def _name(adjacent: Adjacent) -> str:
+    hello = adjacent.hello
+    return f"{hello.name}@{hello.host}" if hello is not None else str(adjacent.vnet)
+
+
+async def _say(adjacent: Adjacent, message: Linked) -> None:
+    adjacent.say(message)
