@@ -1,8 +1,8 @@
 """Who a Vnet is, and with whom it has sessions: the little that must outlive it, so that its sessions can.
 
-One file, NAME.links in the runtime directory, written by rename: the Vnet's uuid and those of the adjacent Vnets. It is
-there as long as the list of ports is: a Vnet that ended cleanly with nobody attached begins as somebody new. A restarted
-Vnet is known by its uuid; it awaits those whom it knew before it tells anybody that a far name is not there.
+One file, NAME.links in the runtime directory, written by rename: the Vnet's uuid and those of the adjacent Vnets. It
+is there as long as the list of ports is: a Vnet that ended cleanly with nobody attached begins as somebody new. A
+restarted Vnet is known by its uuid; it awaits those whom it knew before it says of any far name that it is not there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _Content(msgspec.Struct, frozen=True):
 
 
 class Acquaintances:
-    """`vnet`: this Vnet's uuid. `awaited`: with whom an earlier life had sessions. `adjacent`: with whom this one has."""
+    """`vnet`: this Vnet's uuid. `awaited`: with whom an earlier life had sessions. `adjacent`: those of this one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -3,8 +3,8 @@
     peers = ["10.0.0.7:8808", "vnets.example:8808"]     every name with all its addresses, looked up again and again
     Reach                                               of an adjacent Vnet: with whom it has links; a hint
 
-Everything here only ever leads to dialling: who answers must prove itself like anybody else. Every name is looked up for
-itself in a thread of a pool, so one whose servers do not answer delays no other.
+Everything here only ever leads to dialling: who answers must prove itself like anybody else. Every name is looked up
+for itself in a thread of a pool, so one whose servers do not answer delays no other.
 """
 
 from __future__ import annotations

@@ -49,8 +49,8 @@ class Queues(Protocol):
     def collect(self, buffer: memoryview) -> int:
         """Fills the buffer with whole frames; how many bytes."""
 
-    def feed(self, data: memoryview) -> tuple[Sequence[bytes], int]:
-        """Takes frames: the control frames' contents, and how many bytes are done with. Raises ValueError for what
+    def feed(self, received: memoryview) -> tuple[int, Sequence[bytes]]:
+        """Takes frames: how many bytes are done with, and the contents of control frames. Raises ValueError for what
         cannot be."""
 
 
@@ -81,6 +81,7 @@ class LinkThread:
         self._controls: collections.deque[bytes] = collections.deque()
         self._backlog = 0
         self._reason = ""
+        self._linger = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name=f"layer8-link-{name}", daemon=True)
         # What follows is the thread's alone.
@@ -107,11 +108,15 @@ class LinkThread:
                 self._reason, self.is_closing = "it leaves too much unread", True
         self._ring()
 
-    def close(self, reason: str, last: bytes = b"") -> None:
-        """Ends it, after what was given so far and `last` has been sent or FLUSH_SECONDS later. Any thread; at once."""
+    def close(self, reason: str, last: bytes = b"", *, linger: bool = False) -> None:
+        """Ends it, after what was given so far and `last` has been sent or FLUSH_SECONDS later. Any thread; at once.
+
+        `linger`: waits so long also for the other side to close: what it has not read is lost with a connection that
+        is closed while something unread stands at this end."""
         with self._lock:
             if self.is_closing:
                 return
+            self._linger = linger
             if last:
                 self._controls.append(frame(last))
             self._reason, self.is_closing = reason, True
@@ -131,7 +136,7 @@ class LinkThread:
         except OSError as error:
             reason = error.strerror or str(error)
         except Exception as error:
-            reason = f"the link thread failed: {error!r}"
+            reason = f"violation: {error}" if isinstance(error, ValueError) else f"the link thread failed: {error!r}"
         with self._lock:
             self.is_closing = True
             reason = self._reason or reason
@@ -139,6 +144,8 @@ class LinkThread:
             self._wake = -1
         with contextlib.suppress(OSError):
             self._tls.shutdown(socket.SHUT_WR)
+            if self._linger:
+                self._read_out()
         self._tls.close()
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._on_closed, reason)
@@ -179,11 +186,20 @@ class LinkThread:
                         os.read(descriptor, 8)
                     self._stuck = self._stuck and descriptor != queues_fd
 
+    def _read_out(self) -> None:
+        """Until the other side has closed too; what it still says goes nowhere."""
+        deadline = time.monotonic() + FLUSH_SECONDS
+        poll = select.poll()
+        poll.register(self._tls.fileno(), select.POLLIN)
+        while (left := deadline - time.monotonic()) > 0 and poll.poll(left * 1000):
+            if not socket.socket.recv(self._tls, READ_BYTES):
+                return
+
     def _read(self) -> bool | None:
         """Whether anything came; None: the end."""
         if self._stuck or not (self._more or self._in_fill):
             return False
-        start = self._in_fill
+        start, ended = self._in_fill, False
         view = memoryview(self._in)
         while self._more and self._in_fill < READ_BYTES:
             try:
@@ -194,18 +210,22 @@ class LinkThread:
             except ssl.SSLWantWriteError:
                 self._wants_write = True
                 break
+            except OSError:  # what came before is looked at all the same
+                ended = True
+                break
             if not count:
-                return None
+                ended = True
+                break
             self._in_fill += count
         came = self._in_fill > start
         if came:
             self.heard = time.monotonic()
         done = self._feed(view) if self._in_fill else 0
-        return came or done > 0
+        return None if ended else came or done > 0
 
     def _feed(self, view: memoryview) -> int:
-        controls, done = self._queues.feed(view[: self._in_fill])
-        said = [bytes(control) for control in controls if control]
+        done, controls = self._queues.feed(view[: self._in_fill])
+        said = [control for control in controls if control]
         if said:
             self._loop.call_soon_threadsafe(self._on_control, said)
         left = self._in_fill - done

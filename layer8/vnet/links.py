@@ -6,9 +6,9 @@
                                                └─ GivenUp             REMOVE_LINK: what is owed to it goes back
     a connection ends ──▶ Silent ──(5 s)──▶ GivenUp
 
-What happens to one session happens in order: each adjacent Vnet has a chain of steps, since a thread must have let go of
-its queues before the switch is told, and the switch before the next connection. What the records of a link mean, says
-`layer8.vnet.far`; the directory, `layer8.vnet.shared_directory`.
+What happens to one session happens in order: each adjacent Vnet has a chain of steps, since a thread must have let go
+of its queues before the switch is told, and the switch before the next connection. What the records of a link mean,
+says `layer8.vnet.far`; the directory, `layer8.vnet.shared_directory`.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ class Links:
         adjacent = self.adjacent[hello.vnet]
         adjacent.hello, adjacent.principal = hello, greeted.principal
         restarted = any(isinstance(action, protocol.Resumed) and action.restarted for action in actions)
-        self._chain(adjacent, self._connect(adjacent, connection, restarted))
+        self._chain(adjacent, self._connect, adjacent, connection, restarted)
         self._set_timer()
 
     # ── what sessions say is to be done ───────────────────────────────────────────────────────────────────────────
@@ -269,7 +269,7 @@ class Links:
                 case protocol.Opened(peer=peer):
                     self.adjacent[peer] = adjacent = Adjacent(peer)
                     adjacent.steps = self._ending.pop(peer, None)
-                    self._chain(adjacent, self._plane.opened(adjacent))
+                    self._chain(adjacent, self._plane.opened, adjacent)
                     self.on_session(peer, True)
                 case protocol.Replaced(connection=Connection() as old):
                     self._disconnect(old, "another connection has replaced it")
@@ -279,7 +279,7 @@ class Links:
                     self._live(self.adjacent[peer])
                 case protocol.GivenUp(peer=peer, connection=old, reason=reason):
                     if isinstance(old, Connection):
-                        self._disconnect(old, reason, body(Bye(code="given-up", text=reason)))
+                        self._disconnect(old, reason, body(Bye(code="given-up", text=reason)), read=False)
                     self._over(self.adjacent.pop(peer), reason)
 
     def _silent(self, adjacent: Adjacent) -> None:
@@ -298,7 +298,7 @@ class Links:
         adjacent.is_live, adjacent.is_over, adjacent.reason = False, True, reason
         _log.warning("the session with Vnet %s is given up: %s", _name(adjacent), reason)
         self.directory.given_up(adjacent.vnet, reason)
-        self._chain(adjacent, self._end(adjacent, reason))
+        self._chain(adjacent, self._end, adjacent, reason)
         assert adjacent.steps is not None
         self._ending[adjacent.vnet] = adjacent.steps
         self._lost(adjacent.vnet)
@@ -318,13 +318,13 @@ class Links:
 
     # ── the chain of one session ──────────────────────────────────────────────────────────────────────────────────
 
-    def _chain(self, adjacent: Adjacent, step: Coroutine[None, None, None]) -> None:
+    def _chain(self, adjacent: Adjacent, step: Callable[..., Coroutine[None, None, None]], *arguments: object) -> None:
         before = adjacent.steps
 
         async def run() -> None:
             if before is not None:
                 await asyncio.wait([before])
-            await step
+            await step(*arguments)
 
         adjacent.steps = self._start(run())
 
@@ -392,9 +392,10 @@ class Links:
             await self._plane.down(adjacent, connection.queues)
             adjacent.connection = None
 
-    def _disconnect(self, connection: Connection, reason: str, last: bytes = b"") -> None:
+    def _disconnect(self, connection: Connection, reason: str, last: bytes = b"", *, read: bool = True) -> None:
+        """`last`: what is still said; `read`: and shall be read, for which it may take a moment."""
         if connection.thread is not None:
-            connection.thread.close(reason, last)
+            connection.thread.close(reason, last, linger=read and last != b"")
 
     def _closed_by(self, adjacent: Adjacent, connection: Connection, reason: str) -> None:
         """Its thread has ended."""
@@ -404,7 +405,7 @@ class Links:
         if session is not None and session.connection is connection:
             _log.info("link with Vnet %s is down: %s", _name(adjacent), reason)
         self._carry_out(self.sessions.lost(connection))
-        self._chain(adjacent, self._settle_if(adjacent, connection))
+        self._chain(adjacent, self._settle_if, adjacent, connection)
 
     async def _settle_if(self, adjacent: Adjacent, connection: Connection) -> None:
         if adjacent.connection is connection:
@@ -423,7 +424,7 @@ class Links:
         """Says something to an adjacent Vnet as soon as its connection stands."""
         adjacent = self.adjacent.get(vnet)
         if adjacent is not None:
-            self._chain(adjacent, _say(adjacent, message))
+            self._chain(adjacent, _say, adjacent, message)
 
     def _said(self, adjacent: Adjacent, connection: Connection, said: Sequence[bytes]) -> None:
         if adjacent.connection is not connection or adjacent.is_over:
@@ -446,10 +447,10 @@ class Links:
                 repair, whole = self.directory.take(adjacent.vnet, message)
                 if repair is not None:
                     adjacent.say(repair)
-                if whole or (isinstance(message, Digest) and repair is None):
-                    if not adjacent.has_state:
-                        adjacent.has_state = True
-                        self.on_state(adjacent.vnet)
+                agrees = whole or (isinstance(message, Digest) and repair is None)
+                if agrees and not adjacent.has_state:
+                    adjacent.has_state = True
+                    self.on_state(adjacent.vnet)
             case Repair():
                 if self._loop.time() >= adjacent.repaired + REPAIR_SECONDS:
                     adjacent.repaired = self._loop.time()

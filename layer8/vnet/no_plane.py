@@ -20,7 +20,7 @@ class ControlQueues:
     def collect(self, buffer: memoryview) -> int:
         return 0
 
-    def feed(self, data: memoryview) -> tuple[Sequence[bytes], int]:
+    def feed(self, data: memoryview) -> tuple[int, Sequence[bytes]]:
         found: list[bytes] = []
         position = 0
         while len(data) - position >= 4:
@@ -33,7 +33,7 @@ class ControlQueues:
                 raise ValueError("a record")
             found.append(bytes(data[position + 5 : position + 4 + length]))
             position += 4 + length
-        return found, position
+        return position, found
 
     def __del__(self) -> None:
         os.close(self.event_fd)
