@@ -55,6 +55,7 @@ class Network:
         self._closed = False
         self.port.mount(ALPN_LINK, self.links.accept)
         self.links.on_session = self._session
+        vnet.health.links = self.links.records
         self.links.on_reach = self._mentioned
 
     def open(self) -> None:
