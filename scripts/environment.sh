@@ -116,3 +116,35 @@ layer8_environment() {
     fi
     exec 9>&- || true
 }
+
+# The C core once more, with the numbered points at which tests kill a process, in $1. A Python that has $1 in its search
+# path uses this one in place of the installed one; nothing else is different.
+layer8_kill_points() {
+    local directory=$1 generator=()
+    export PATH="$venv/bin:$PATH"
+    mkdir -p -- "$directory"
+    if [ ! -e "$directory/CMakeCache.txt" ] && [ -z "${CMAKE_GENERATOR:-}" ] && command -v ninja >/dev/null; then
+        generator=(-G Ninja)
+    fi
+    { cmake -S "$root/cffi_build" -B "$directory" "${generator[@]}" -DSKBUILD=ON -DLAYER8_KILL_POINTS=ON \
+        -DPython_EXECUTABLE="$python" && cmake --build "$directory" --target _core; } >"$directory.log" 2>&1 ||
+        { cat "$directory.log" >&2; fail "the C core with kill points did not build"; }
+    cat >"$directory/sitecustomize.py" <<'PYTHON'
+import importlib.util
+import pathlib
+import sys
+
+
+class KillPoints:
+    """The C core of this directory, before any other."""
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "layer8.dataplane._core":
+            return importlib.util.spec_from_file_location(name, pathlib.Path(__file__).with_name("_core.abi3.so"))
+        return None
+
+
+sys.meta_path.insert(0, KillPoints)
+PYTHON
+}

@@ -1,13 +1,13 @@
 """A Vnet is killed under load, again and again, and the books of senders and receivers must agree.
 
 The bookkeeping is the programs' own: what each sender was told, and what each receiver got. LAYER8_ADOPTION_KILLS: how
-often the Vnet is killed (scripts/adoption-soak). LAYER8_KILL_POINTS_MODULE: where a layer8 with kill points
-stands; without it there are no tests at kill points. LAYER8_KILL_POINT_ROUNDS says how often each is used.
+often the Vnet is killed at random times (scripts/adoption-soak). LAYER8_KILL_POINT_ROUNDS: how often at each point.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import random
@@ -31,9 +31,9 @@ from layer8.testing import RunningVnet, running_vnet
 from layer8.vnet import status
 
 KILLS = int(os.environ.get("LAYER8_ADOPTION_KILLS", "8"))
-MODULE = os.environ.get("LAYER8_KILL_POINTS_MODULE", "")
 ROUNDS = int(os.environ.get("LAYER8_KILL_POINT_ROUNDS", "1"))
 POINTS = (*range(1, 12), *range(13, 17))  # KILL_POINT(n) in the C core
+PARTS = 2 if ROUNDS == 1 else len(POINTS)
 RELIABLE = ("reader", "tried", "pool", "reliable")
 
 
@@ -322,34 +322,53 @@ def test_each_vnet_of_a_daemon_gets_its_own_vnics_back() -> None:
         shutil.rmtree(directory)
 
 
-if MODULE:  # scripts/adoption-soak has built one
-
-    @pytest.mark.parametrize("point", POINTS)
-    def test_a_vnet_killed_at_a_certain_point_loses_and_doubles_nothing(
-        vnet: RunningVnet,
-        run: Callable[..., Any],
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        point: int,
-    ) -> None:
-        chance = random.Random(point)
-        monkeypatch.setattr(sys, "path", [MODULE, *sys.path])  # the Vnet's alone: ours is loaded
-        books = Books(run, tmp_path, 100 + point)
-        died = 0
-        for _ in range(ROUNDS):
-            vnet.kill()
-            monkeypatch.setenv("LAYER8_KILL_AT", f"{point}:{chance.choice([1, 3, 30, 300, 1000])}")
-            try:
-                vnet.restart()
-            except RuntimeError:  # it died before it was ready
-                died += 1
-                continue
-            deadline = time.monotonic() + 1.5
-            while vnet.pid is not None and time.monotonic() < deadline:
-                time.sleep(0.005)
-            died += vnet.pid is None
-        monkeypatch.delenv("LAYER8_KILL_AT")
-        vnet.kill()
+def kill_at(vnet: RunningVnet, monkeypatch: pytest.MonkeyPatch, point: int, count: int) -> bool:
+    """Kills the Vnet and starts one that dies at this point. Whether it has died there, soon enough."""
+    vnet.kill()
+    monkeypatch.setenv("LAYER8_KILL_AT", f"{point}:{count}")
+    try:
         vnet.restart()
-        figures = books.check()
-        print(f"point {point}: died there {died} times of {ROUNDS}", figures)
+    except RuntimeError:  # it died before it was ready
+        return True
+    deadline = time.monotonic() + 1.5
+    while vnet.pid is not None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return vnet.pid is None
+
+
+@pytest.fixture(scope="session")
+def kill_points() -> str:
+    """A directory for the search path of a Vnet that shall die at a certain point."""
+    root = Path(__file__).parents[2]
+    directory = root / "build" / "kill-points"
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as lock:  # several workers may want it at the same time
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        build = f'source "{root}/scripts/environment.sh" && layer8_kill_points "{directory}"'
+        subprocess.run(["bash", "-euc", build], check=True)
+    return str(directory)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_a_vnet_killed_at_each_point_loses_and_doubles_nothing(
+    vnet: RunningVnet,
+    run: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kill_points: str,
+    part: int,
+) -> None:
+    points = POINTS[part::PARTS]
+    chance = random.Random(part)
+    monkeypatch.setattr(sys, "path", [kill_points, *sys.path])  # the Vnet's alone: ours is loaded
+    books = Books(run, tmp_path, 100 + part)
+    died: Counter[int] = Counter()
+    for _ in range(ROUNDS):
+        for point in points:
+            died[point] += kill_at(vnet, monkeypatch, point, chance.choice([1, 3, 30, 300, 1000]) if ROUNDS > 1 else 1)
+    monkeypatch.delenv("LAYER8_KILL_AT")
+    vnet.kill()
+    vnet.restart()
+    figures = books.check()
+    print(f"died {dict(died)} times of {ROUNDS} at each point", figures)
+    assert sum(died.values()) > 0

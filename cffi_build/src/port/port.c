@@ -134,7 +134,9 @@ void layer8_port_close(layer8_port *port) {
 int layer8_port_set_doorbell(layer8_port *port, int eventfd) {
     int present = layer8_load_seq(&port->doorbell);
     if (present >= 0) { /* under the same number: a sender may be writing to it */
-        return dup3(eventfd, present, O_CLOEXEC) >= 0 ? LAYER8_OK : LAYER8_SYSTEM;
+        int status = dup3(eventfd, present, O_CLOEXEC) >= 0 ? LAYER8_OK : LAYER8_SYSTEM;
+        KILL_POINT(27);
+        return status;
     }
     int own = fcntl(eventfd, F_DUPFD_CLOEXEC, 3);
     if (own < 0) {

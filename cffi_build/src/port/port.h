@@ -13,6 +13,7 @@
 
 #include "layer8/atomic.h"
 #include "layer8/core.h"
+#include "layer8/kill.h"
 #include "layer8/wakeup.h"
 
 #define LAYER8_BATCH_RECORDS 256u

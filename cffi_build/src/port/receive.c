@@ -13,11 +13,13 @@ static void release(struct layer8_port *port, uint64_t head, uint64_t unread) {
     if (unread != port->unread) {
         port->unread = unread;
         layer8_store_seq(&control->unread, unread);
+        KILL_POINT(24);
         moved = true;
     }
     if (head != port->released) {
         port->released = head;
         layer8_store_seq(&control->receive_head, head);
+        KILL_POINT(25);
         moved = true;
     }
     if (moved && layer8_load_seq(&control->receive_tail) - head + unread <= port->receive_capacity / 4 &&
@@ -230,6 +232,7 @@ int layer8_receive(layer8_port *port, uint32_t max_messages, uint64_t unread) {
         }
     }
     port->receive_head = head;
+    KILL_POINT(23);
     (void)pthread_mutex_lock(&port->release_lock);
     port->consumed = head;
     if (batch.count == 0) {

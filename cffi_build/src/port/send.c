@@ -68,7 +68,9 @@ static int write_record(struct layer8_port *port, struct layer8_record *record, 
     port->transmit_tail = tail + span;
     port->open_messages = open_messages;
     layer8_count(&port->sent_records, 1);
+    KILL_POINT(20);
     layer8_store_seq(&port->control->transmit_tail, port->transmit_tail);
+    KILL_POINT(21);
     return LAYER8_OK;
 }
 
@@ -280,6 +282,7 @@ int layer8_push(layer8_port *port, layer8_outgoing *message) {
             return status;
         }
         tell_switch(port);
+        KILL_POINT(22);
     }
     return LAYER8_OK;
 }

@@ -138,6 +138,7 @@ static int wait_for(const struct wait *wait, int64_t timeout_ns, int64_t spin_ns
     (void)layer8_add_relaxed(&wait->port->waits, 1);
     for (;;) {
         layer8_wakeup_announce(wait->wakeup);
+        KILL_POINT(26);
         found = look(wait);
         if (found != 0) {
             settle(wait->wakeup);

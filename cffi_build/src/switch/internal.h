@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "layer8/kill.h"
 #include "layer8/switch.h"
 #include "layer8/wakeup.h"
 
@@ -121,14 +122,6 @@ struct subscription {
     uint32_t missed;       /* since the last record it got */
     uint64_t total;
 };
-
-/* Numbered points at which the tests kill the process: LAYER8_KILL_AT=POINT:COUNT in the environment. */
-#ifdef LAYER8_KILL_POINTS
-void layer8_kill_point(int point);
-#define KILL_POINT(n) layer8_kill_point(n)
-#else
-#define KILL_POINT(n) ((void)0)
-#endif
 
 struct held {              /* one record in a hold ring; its header stands here, its body in the segment */
     struct layer8_record record;

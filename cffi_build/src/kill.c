@@ -1,12 +1,12 @@
-/* kill.c - numbered points at which a test lets the Vnet die. Not in an ordinary build. */
-#include "internal.h"
+/* kill.c - see layer8/kill.h. */
+#include "layer8/kill.h"
 
 #ifdef LAYER8_KILL_POINTS
 
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 
-/* LAYER8_KILL_AT=POINT:COUNT: SIGKILL when the point is reached for the COUNT-th time. */
 void layer8_kill_point(int point) {
     static int wanted = -1;
     static long count;
