@@ -203,12 +203,16 @@ typedef struct layer8_switch_port layer8_switch_port;
 #define LAYER8_TARGET_ALIAS 2
 #define LAYER8_TARGET_TOPIC 3
 
+#define LAYER8_ALLOW_SEND 1
+#define LAYER8_ALLOW_REQUEST 2
+
 /* Commands. `port` is index | generation << 16; `a` ... `d` as said. Each is answered by one event LAYER8_EVENT_DONE
  * with its token and a status in `value`. */
 #define LAYER8_COMMAND_ADD_PORT 1      /* pointer: from layer8_switch_port_new. a: number of its principal, b: 1: it
                                           stands still until RESUME (an adopted port, until its renewals are complete) */
 #define LAYER8_COMMAND_REMOVE_PORT 2   /* a: reason, b: ms that held records may still wait. DONE at once, GONE at the end */
-#define LAYER8_COMMAND_GRANT 3         /* a: handle, b: target kind, c: target (port, alias or topic), d: 0 */
+#define LAYER8_COMMAND_GRANT 3         /* a: handle, b: target kind, c: target (port, alias or topic), d: what for:
+                                          a sum of LAYER8_ALLOW_*, 0 for everything */
 #define LAYER8_COMMAND_REVOKE 4        /* a: handle, b: slot state to leave (gone, revoked or open) */
 #define LAYER8_COMMAND_JOIN_ALIAS 5    /* a: alias */
 #define LAYER8_COMMAND_LEAVE_ALIAS 6   /* a: alias */

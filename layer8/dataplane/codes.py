@@ -103,6 +103,13 @@ class Target(enum.IntEnum):
     TOPIC = lib.LAYER8_TARGET_TOPIC
 
 
+class Allow(enum.IntFlag):
+    """What a handle on a Vnic or an alias is for."""
+
+    SEND = lib.LAYER8_ALLOW_SEND
+    REQUEST = lib.LAYER8_ALLOW_REQUEST
+
+
 class Command(enum.IntEnum):
     """What the control plane asks of the switch; core.cdef.h says what a to d mean."""
 

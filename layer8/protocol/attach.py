@@ -68,7 +68,8 @@ class VnetState(enum.Enum):
 class VnicAttach:
     """The Vnic's side of one attach.
 
-    `attached`: the Attached once it has come. `challenge`: who the Vnet is, once it has proved itself.
+    `attached`: the Attached once it has come. `challenge`: who the Vnet is, once it has proved itself. `digest`: of
+    what the Vnic has proved.
     `refused`: the Refused, when that is what ended it: its `code` says whether trying again makes sense.
     """
 
@@ -105,6 +106,8 @@ class VnicAttach:
         self._fingerprint = b""
         self._transcript = b""
         self.state = VnicState.START
+        self.digest = b""
+        self.proved_until = 0.0  # Unix seconds; 0.0: nothing that runs out
         self.vnet_principal: Principal | None = None
         self.challenge: Challenge | None = None
         self.attached: Attached | None = None
@@ -156,12 +159,14 @@ class VnicAttach:
         if len(challenge.nonce) != NONCE_BYTES or hmac.compare_digest(challenge.nonce, self._nonce):
             raise ProtocolViolation("a Challenge without a nonce of its own")
         statement = _vnet_statement(challenge.overlay, self._nonce, self._transcript + unsigned(frame))
-        self.vnet_principal = _verified(self._provider, challenge.proof, statement, self._seen)
+        self.vnet_principal, _ = _verified(self._provider, challenge.proof, statement, self._seen)
         if self.vnet_principal is None:
             raise NotAuthorized(self._seen.text or "the Vnet that answered", "host", f"overlay {challenge.overlay}")
         self.challenge = challenge
         self._transcript += frame
         statement = _vnic_statement(challenge, self._transcript + encode(self._attach))
+        self.digest = statement.digest
+        self.proved_until = getattr(self._provider, "expires", 0.0)
         try:
             return _with_proof(self._attach, self._provider, statement)
         except Exception as error:
@@ -171,7 +176,8 @@ class VnicAttach:
 class VnetAttach:
     """The Vnet's side of one attach.
 
-    `principal`: who the Vnic proved to be, once `receive` has returned its Attach. `deadline`: when to give up
+    `principal`: who the Vnic proved to be, once `receive` has returned its Attach. `digest`: of what it has proved.
+    `doubt`: why a proof did not hold; for the log and the audit, not for who brought it. `deadline`: when to give up
     (monotonic seconds): call `expire` then, unless the state is ATTACHED.
     """
 
@@ -200,6 +206,8 @@ class VnetAttach:
         self._refused: Refused | None = None
         self.state = VnetState.HELLO
         self.deadline = now + ATTACH_SECONDS
+        self.digest = b""
+        self.doubt = ""
         self.principal: Principal | None = None
 
     def receive(self, message: Wire | Unknown, frame: Frame, now: float) -> Challenge | Refused | Attach:
@@ -291,7 +299,8 @@ class VnetAttach:
             statement = _vnic_statement(self._challenge, self._transcript + unsigned(frame))
         except ProtocolViolation as violation:
             return self.refuse("invalid", violation.reason)
-        self.principal = _verified(self._provider, attach.proof, statement, self._seen)
+        self.digest = statement.digest
+        self.principal, self.doubt = _verified(self._provider, attach.proof, statement, self._seen)
         if self.principal is None:
             who = self._seen.text or "this Vnic"
             return self.refuse("not-authorized", "the proof does not hold", (who, "attach", f"overlay {self._overlay}"))
@@ -348,16 +357,16 @@ def _with_proof(message: _Proved, provider: Prover, statement: Statement) -> _Pr
     return proved
 
 
-def _verified(provider: Prover, proof: bytes, statement: Statement, seen: Channel) -> Principal | None:
-    """Who proved it, or None: whatever a provider raises is a refusal."""
+def _verified(provider: Prover, proof: bytes, statement: Statement, seen: Channel) -> tuple[Principal | None, str]:
+    """Who proved it, or None and why: whatever a provider raises is a refusal."""
     try:
         principal = provider.verify(proof, statement, seen)
         if principal.role is not statement.prover_role:
             raise PermissionError(f"{principal.uri} is a {principal.role}, not a {statement.prover_role}")
     except Exception as error:
         _logger.warning("the proof of a %s does not hold (%s): %r", statement.prover_role.value, seen.text, error)
-        return None
-    return principal
+        return None, str(error) or type(error).__name__
+    return principal, ""
 
 
 def _refusal(refused: Refused, fingerprint: bytes) -> Layer8Error:

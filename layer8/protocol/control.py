@@ -97,7 +97,8 @@ class Refused(Wire, frozen=True, tag="refused"):
 class Grant(Wire, frozen=True, tag="grant"):
     """A handle for one destination. `kind`: "uuid" | "alias" | "topic"; `name`: the uuid's text, the alias or topic.
     `action`: what it will be used for: "send" | "request" | "publish". A message in fragments to an alias first asks
-    Find for one member and is sent to its uuid. `renew`: the handle was granted by an earlier Vnet."""
+    Find for one member and is sent to its uuid. `renew`: the handle was granted by an earlier Vnet.
+    Done.text: what it may be used for, actions with a space between."""
 
     id: int
     slot: int
@@ -237,6 +238,56 @@ class Ping(Wire, frozen=True, tag="ping"):
     id: int
 
 
+class Reload(Wire, frozen=True, tag="reload"):
+    """Look at policy and identity at once. Done, or Failed("invalid") with what is wrong with them."""
+
+    id: int
+
+
+class Explain(Wire, frozen=True, tag="explain"):
+    """Which rule decides this: Done.text. `resource`: as in a policy, "topic prices.gold"."""
+
+    id: int
+    principal: str
+    action: str
+    resource: str
+
+
+class Principals(Wire, frozen=True, tag="principals"):
+    """What each principal sent and received here: Done.principals."""
+
+    id: int
+    after: str = ""
+
+
+class Renewal(Wire, frozen=True, tag="renewal"):
+    """For the authority: this member wants a new certificate. `question`: proves itself; the Vnet passes it on.
+    Done.data: certificate, list of roots, revocation list."""
+
+    id: int
+    question: bytes
+
+
+class Reprove(Wire, frozen=True, tag="reprove"):
+    """This Vnic proves itself anew, its certificate was renewed: over the digest of the attach and the number of
+    proofs so far. What is open stays open, until the new certificate expires."""
+
+    id: int
+    proof: bytes
+
+
+class PrincipalFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one principal, since this Vnet started. `ports`: that it has now; `refused`: what it was denied."""
+
+    principal: str
+    ports: int
+    sent: int
+    sent_bytes: int
+    received: int
+    received_bytes: int
+    refused: int
+
+
 class Done(Wire, frozen=True, tag="done"):
     """Success. Only the fields that the request asks for are set. `more`: ask again for the next page."""
 
@@ -246,6 +297,8 @@ class Done(Wire, frozen=True, tag="done"):
     record: HealthRecord | None = None
     records: tuple[HealthRecord, ...] = ()
     topics: tuple[tuple[str, int], ...] = ()
+    principals: tuple[PrincipalFigures, ...] = ()
+    data: tuple[bytes, ...] = ()
     more: bool = False
     seconds: float = 0.0
 
@@ -267,6 +320,13 @@ class Stopping(Wire, frozen=True, tag="stopping"):
     """The Vnet stops cleanly; what was accepted is delivered first, for up to `grace` seconds."""
 
     grace: float
+
+
+class TopicRevoked(Wire, frozen=True, tag="topic-revoked"):
+    """The subscription under this number has ended: it is no longer allowed."""
+
+    number: int
+    topic: str
 
 
 class PortClosed(Wire, frozen=True, tag="port-closed"):
@@ -318,5 +378,10 @@ FromVnic = (
     | Detach
     | Resume
     | Ping
+    | Reload
+    | Explain
+    | Principals
+    | Renewal
+    | Reprove
 )
-FromVnet = Challenge | Attached | Refused | Done | Failed | Stopping | PortClosed | Watched | Elected
+FromVnet = Challenge | Attached | Refused | Done | Failed | Stopping | PortClosed | TopicRevoked | Watched | Elected

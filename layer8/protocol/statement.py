@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import hashlib
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -84,6 +85,11 @@ class Prover(Protocol):
     def fingerprint(self) -> bytes: ...
     def prove(self, statement: Statement) -> bytes: ...
     def verify(self, proof: bytes, statement: Statement, seen: Channel) -> Principal: ...
+
+
+def again(digest: bytes, number: int) -> bytes:
+    """The digest of a proof on a connection that was proved before. `digest`: of the attach; `number`: 1, 2, …"""
+    return hashlib.sha256(b"layer8 again 1\0" + digest + number.to_bytes(8, "little")).digest()
 
 
 def short(fingerprint: bytes) -> str:

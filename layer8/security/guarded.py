@@ -96,6 +96,12 @@ class GuardedProvider:
         else:
             self.inner.audit(event)
 
+    def explain(self, principal: str, action: Action, what: Resource) -> str:
+        """Which rule of the policy decides."""
+        if self.policy_file is None:
+            return "no policy is in force: the Security Provider decides alone"
+        return str(self.policy_file.policy.explain(principal, action, what))
+
     def reload(self) -> None:
         """Looks at all files at once. Raises what is wrong with them; what was good before then stays in force."""
         try:

@@ -32,7 +32,7 @@ from layer8.errors import Layer8Error
 from layer8.protocol.statement import Channel, Principal, Role, Statement
 from layer8.security import certificates, identity
 from layer8.security.authority_source import DirectorySource, Source
-from layer8.security.certificates import CertificateError, Identity, Key
+from layer8.security.certificates import CertificateError, Identity, Key, Trust
 from layer8.security.enrolment import Given, Renew, make_renewal
 from layer8.security.identity import Credentials
 from layer8.security.provider import Action, AuditEvent, Decision, Resource, TlsRole
@@ -94,6 +94,11 @@ class X509Provider:
     def expires(self) -> float:
         """When the own leaf does; Unix seconds."""
         return self._credentials.expires
+
+    @property
+    def renew_at(self) -> float:
+        """Half-life of the own leaf; Unix seconds."""
+        return self._fresh().renew_at
 
     def __repr__(self) -> str:
         return f"<X509Provider {self.identity}>"
@@ -194,14 +199,7 @@ class X509Provider:
 
     def check(self, data: bytes, signature: bytes) -> bool:
         """Whether a Vnet of this overlay has signed it; its leaf may have expired since."""
-        try:
-            der, signed = _proofs.decode(signature)
-            certificate = x509.load_der_x509_certificate(der)
-            then = min(self._clock(), certificate.not_valid_after_utc.timestamp() - 1)
-            self._credentials.trust.identify(certificate, then, None)
-        except (msgspec.DecodeError, ValueError, CertificateError):
-            return False
-        return certificates.is_signed(certificate, signed, _SEAL + data)
+        return is_sealed(self._credentials.trust, data, signature, self._clock())
 
     def list_numbers(self) -> tuple[int, int]:
         """Of the list of roots and of the revocation list; they only grow. What a link compares."""
@@ -352,6 +350,18 @@ class X509Provider:
 Clock = Callable[[], float]
 
 _SEAL = b"layer8 seal 1\0"
+
+
+def is_sealed(trust: Trust, data: bytes, signature: bytes, now: float | None = None) -> bool:
+    """Whether a Vnet of this overlay has signed `data` by `X509Provider.sign`; its leaf may have expired since."""
+    try:
+        der, signed = _proofs.decode(signature)
+        certificate = x509.load_der_x509_certificate(der)
+        then = min(time.time() if now is None else now, certificate.not_valid_after_utc.timestamp() - 1)
+        who = trust.identify(certificate, then, None)
+    except (msgspec.DecodeError, ValueError, CertificateError):
+        return False
+    return who.role is Role.VNET and certificates.is_signed(certificate, signed, _SEAL + data)
 
 
 def _credential(certificate: x509.Certificate) -> str:

@@ -51,7 +51,10 @@ class Newcomer:
         principal: Principal,
         port: BoardPort | None,
         size: int,
+        seen: Channel,
+        digest: bytes,
     ) -> None:
+        """`seen`, `digest`: for a later proof on this connection."""
         self.stream = stream
         self.process = process
         self.owner = owner
@@ -62,6 +65,8 @@ class Newcomer:
         self.port = port
         self.size = size
         self.adopted = port is not None and attach.adopt
+        self.seen = seen
+        self.digest = digest
 
 
 class Far(Protocol):
@@ -120,13 +125,14 @@ class Admission:
         self._desk = desk
         self._loop = loop
         self._process = PeerProcess(connection if far is None else None)
+        self._seen = channel(connection) if far is None else far.seen
         self._machine = VnetAttach(
             desk.provider,
             overlay=desk.overlay,
             vnet_uuid=desk.uuid,
             name=desk.config.name,
             epoch=desk.epoch,
-            seen=channel(connection) if far is None else far.seen,
+            seen=self._seen,
             now=since,
         )
         self._message: asyncio.Future[tuple[Wire | Unknown, Frame]] | None = None  # that is waited for
@@ -140,6 +146,11 @@ class Admission:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def doubt(self) -> str:
+        """Why a proof did not hold; for the log."""
+        return self._machine.doubt
 
     def close(self) -> None:
         """The Vnet stops."""
@@ -227,7 +238,9 @@ class Admission:
         self._stream.decoder.limit = CONTROL_BYTES
         self._stream.send(self._accepted(attach, port), _descriptors(port))
         if self._stream.is_open:
-            newcomer = Newcomer(self._stream, self._process, self.owner, attach, principal, port, size)
+            newcomer = Newcomer(
+                self._stream, self._process, self.owner, attach, principal, port, size, self._seen, self._machine.digest
+            )
             desk.admitted(newcomer)
             return newcomer
         if port is None:

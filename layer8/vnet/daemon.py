@@ -1,6 +1,7 @@
 """The process around the Vnets: one loop for all of them, the signals, and what ends it.
 
-SIGTERM, SIGINT, SIGHUP   a clean stop; a second one ends every wait
+SIGTERM, SIGINT           a clean stop; a second one ends every wait
+SIGHUP                    the Vnets look at their policy and identity anew
 the parent's death        the same without grace, where that was asked for
 a switch that fails       a clean stop of the others, and exit status 1
 """
@@ -22,7 +23,7 @@ from layer8.vnet.config import Config, VnetConfig
 from layer8.vnet.provision import make_provider
 from layer8.vnet.server import Vnet, VnetFailed
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _DESCRIPTORS = 1 << 20
 
 _log = logging.getLogger("layer8.vnet")
@@ -50,6 +51,7 @@ class Daemon:
         self._vnets: list[Vnet] = []
         self._signals = 0
         self._orphaned = False
+        self._reloads: set[asyncio.Task[None]] = set()
 
     def run(self) -> int:
         """Exit status. Raises Layer8Error when a Vnet cannot start; none runs then."""
@@ -61,6 +63,7 @@ class Daemon:
         self._end = asyncio.Event()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._signalled, signal.Signals(number))
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
         try:
             with contextlib.ExitStack() as stack:
                 self._follow_parent(stack)
@@ -95,6 +98,14 @@ class Daemon:
         if self._signals > 1:
             for vnet in self._vnets:
                 vnet.hurry()
+
+    def _reload(self) -> None:
+        _log.info("SIGHUP: reloading")
+        loop = asyncio.get_running_loop()
+        for vnet in self._vnets:
+            task = loop.create_task(vnet.reload())
+            self._reloads.add(task)
+            task.add_done_callback(self._reloads.discard)
 
     def _follow_parent(self, stack: contextlib.ExitStack) -> None:
         """Ends with the parent, whichever way that ends."""

@@ -26,9 +26,9 @@ from layer8.errors import Layer8Error
 from layer8.health.directory import Event
 from layer8.health.liveness import peer_credentials
 from layer8.health_record import HealthRecord, State
-from layer8.protocol.control import Refused
+from layer8.protocol.control import Done, Refused
 from layer8.rendezvous import links_file, state_directory, terms_directory
-from layer8.security.provider import Action, AuditEvent, Principal, Resource, SecurityProvider
+from layer8.security.provider import Action, Principal, Resource, SecurityProvider
 from layer8.vnet.accounts import Accounts, Owner, whose
 from layer8.vnet.acquaintances import Acquaintances
 from layer8.vnet.admission import Admission, Newcomer
@@ -38,6 +38,7 @@ from layer8.vnet.config import VnetConfig, has_several_hosts
 from layer8.vnet.elections import Elections
 from layer8.vnet.enrolling import EnrolError, Enrolling
 from layer8.vnet.far_vnics import FarSession
+from layer8.vnet.guard import Guard
 from layer8.vnet.health_desk import HealthDesk
 from layer8.vnet.health_requests import HealthRequests
 from layer8.vnet.lobby import Lobby, turn_away
@@ -47,7 +48,7 @@ from layer8.vnet.place import Place
 from layer8.vnet.refusal import Refusal
 from layer8.vnet.returning import LONGEST_SECONDS, Returning
 from layer8.vnet.roster import Entry, Roster
-from layer8.vnet.session import Session
+from layer8.vnet.session import Administration, Session
 from layer8.vnet.status import PortStatus
 from layer8.vnet.status_board import StatusBoard
 from layer8.vnet.switch_thread import SwitchThread
@@ -93,7 +94,9 @@ class Vnet:
         self.providers = Workers(f"provider-{config.name}", config.provider_workers, loop)
         self.workers = Workers(f"worker-{config.name}", 2, loop)
         self.accounts = Accounts(config)
-        self.board = Switchboard(config, self.allowed)
+        self.guard = Guard(self, loop)
+        self.board = Switchboard(config, self.guard.allowed, self.guard.would_allow)
+        self.board.ended = self.guard.ledger.ended
         self.roster = Roster(state_directory(path))
         self.stopping = False
         self.health = HealthDesk(self, loop)
@@ -156,6 +159,7 @@ class Vnet:
         self._thread.ended.add_done_callback(self._switch_ended)
         self.health.start()
         self.elections.start()
+        self.guard.start()
         self._status.event("started", pid=os.getpid())
         self._status.tick()
         self._set_accepting(True)
@@ -320,6 +324,7 @@ class Vnet:
         thread.close()
         self.health.close()
         self.elections.close()
+        self.guard.close()
         self.providers.close()
         self.workers.close()
         if self._patience is not None:
@@ -417,41 +422,7 @@ class Vnet:
     # ── Desk: what an admission needs ─────────────────────────────────────────────────────────────────────────────
 
     def allowed(self, who: Principal, action: Action, what: Resource) -> bool:
-        """Asks the provider; an exception is a no."""
-        try:
-            decision = self.provider.authorize(who, action, what)
-            allowed, reason = decision.allowed, decision.reason
-        except Exception as error:
-            self._complaints.warn("authorize", "the Security Provider failed to decide: %r", error)
-            allowed, reason = False, "the Security Provider failed"
-        if not allowed:
-            self._complaints.warn("not allowed", "%s may not %s %s (%s)", who.uri, action.value, what, reason)
-            self._audit("refuse", principal=who.uri, action=action, resource=what, allowed=False, reason=reason)
-        return allowed
-
-    def _audit(
-        self,
-        what: str,
-        *,
-        principal: str,
-        action: Action | None = None,
-        resource: Resource | None = None,
-        allowed: bool = True,
-        reason: str = "",
-    ) -> None:
-        event = AuditEvent(
-            time=time.time(),
-            what=what,
-            principal=principal,
-            action=action,
-            resource=resource,
-            allowed=allowed,
-            reason=reason,
-        )
-        try:
-            self.provider.audit(event)
-        except Exception as error:
-            self._complaints.warn("audit", "the Security Provider failed to audit: %r", error)
+        return self.guard.allowed(who, action, what)
 
     def refused(self, admission: Admission, refused: Refused) -> None:
         text = refused.text or ", ".join(refused.fields)
@@ -459,6 +430,9 @@ class Vnet:
         who = (self.config.name, admission.pid, whose(admission.owner))
         if self._complaints.warn(f"refused {refused.code}", form, *who, text, refused.code):
             self._event("refused", pid=admission.pid, text=text or refused.code)
+        if refused.text:  # else the guard has said no, and noted it
+            reason = f"{whose(admission.owner)}: {refused.text}{': ' if admission.doubt else ''}{admission.doubt}"
+            self.guard.audit("refuse", action=Action.ATTACH, allowed=False, reason=reason)
 
     def left(self, admission: Admission) -> None:
         if admission in self._admissions:
@@ -468,12 +442,13 @@ class Vnet:
     def admitted(self, newcomer: Newcomer) -> None:
         session = Session(self, newcomer, self._loop)
         self._sessions.add(session)
+        self.guard.expires(newcomer.principal)
         port = newcomer.port
         if port is None:
             return
         self._by_port[port.number] = session
         self.health.joined(session)
-        self._audit("attach", principal=newcomer.principal.uri, action=Action.ATTACH)
+        self.guard.audit("attach", principal=newcomer.principal.uri, action=Action.ATTACH)
         self._arrived(str(port.uuid))
         self._arrived(port.alias or "")
         how = "adopted" if newcomer.adopted else "attached"
@@ -484,6 +459,17 @@ class Vnet:
         _log.info("%s %s %r (pid %d, %s)", how, port.uuid, port.alias, session.pid, newcomer.program or "-")
         if self._status is not None:
             self._status.wake()
+
+    async def reload(self) -> None:
+        """Looks at policy and identity anew; what is wrong with them is logged, and the last good ones stay."""
+        with contextlib.suppress(Refusal):
+            await self.guard.reload()
+
+    def everybody(self) -> tuple[Session, ...]:
+        return tuple(self._sessions)
+
+    async def administer(self, session: Session, message: Administration) -> Done:
+        return await self.guard.answer(session, message)
 
     # ── Hall: what a session needs ────────────────────────────────────────────────────────────────────────────────
 
@@ -508,7 +494,7 @@ class Vnet:
         _log.info("detached %s %r (pid %d): %s", port.uuid, port.alias, session.pid, why)
         kind = "violation" if violation else "detached" if session.clean else "gone"
         self._event(kind, uuid=port.uuid, alias=port.alias or "", pid=session.pid, text=why)
-        self._audit(kind, principal=port.principal.uri, reason=why)
+        self.guard.audit(kind, principal=port.principal.uri, reason=why)
         self._requests.ending(session)
         self.health.went(session, f"quarantined: {why}" if violation else why)
 

@@ -27,6 +27,7 @@ from layer8.protocol.control import (
     Done,
     Draining,
     Elect,
+    Explain,
     Failed,
     Find,
     Grant,
@@ -34,10 +35,15 @@ from layer8.protocol.control import (
     Lead,
     Ping,
     PortClosed,
+    Principals,
     Release,
+    Reload,
+    Renewal,
+    Reprove,
     Resume,
     Stopping,
     Subscribe,
+    TopicRevoked,
     Topics,
     Unelect,
     Unsubscribe,
@@ -69,6 +75,9 @@ _OF_STATUS = {
 }
 
 
+Administration = Reload | Explain | Principals | Renewal | Reprove
+
+
 class Hall(Protocol):
     """What a session needs of its Vnet."""
 
@@ -85,6 +94,9 @@ class Hall(Protocol):
         """An adopted port has renewed what it had; returns when records move."""
 
     def allowed(self, who: Principal, action: Action, what: Resource) -> bool: ...
+
+    async def administer(self, session: Session, message: Administration) -> Done:
+        """What is asked of the guard. Raises Refusal."""
 
     def handle(self, session: Session, message: Wire) -> None:
         """What is asked of the health desk."""
@@ -114,6 +126,7 @@ class Session:
         self.pid = newcomer.process.pid
         self.clean = False  # it said that it goes
         self.has_died = False  # its process surely has
+        self.proofs = 0  # after the first
         self._hall = hall
         self._loop = loop
         self._stream = newcomer.stream
@@ -187,6 +200,8 @@ class Session:
                 self._start(self._resume(id, self.own_port()))
             case Ping(id=id):
                 self._stream.send(Done(id=id))
+            case Reload() | Explain() | Principals() | Renewal() | Reprove():
+                self._start(self._administer(message))
             case Watch() | WatchAck() | Unwatch() | Announce() | Elect() | Lead() | Unelect():
                 self._hall.handle(self, message)
             case Unknown(id=id, kind=kind):
@@ -206,7 +221,18 @@ class Session:
                 raise
             self._start(self._grant_later(request, arrival))
         else:
-            self._answer(request.id, granted)
+            self._answer(request.id, granted, text=" ".join(sorted(port.handles[slot].allows)))
+
+    async def _administer(self, message: Administration) -> None:
+        try:
+            self._stream.send(await self._hall.administer(self, message))
+        except Refusal as refusal:
+            self._stream.send(_failed(message.id, refusal))
+
+    def topic_revoked(self, number: int, topic: str) -> None:
+        """Its subscription has ended: it is no longer allowed."""
+        self._stream.send(TopicRevoked(number=number, topic=topic))
+        self._hall.changed(self)
 
     async def _grant_later(self, request: Grant, arrival: asyncio.Event) -> None:
         """While others are awaited nobody is told that a name is not there."""
@@ -248,7 +274,14 @@ class Session:
         """Sends an answer or an event."""
         self._stream.send(message)
 
-    def _answer(self, id: int, carried_out: asyncio.Future[int], *, changed: bool = False) -> None:  # noqa: A002
+    def _answer(
+        self,
+        id: int,  # noqa: A002
+        carried_out: asyncio.Future[int],
+        *,
+        changed: bool = False,
+        text: str = "",
+    ) -> None:
         """Answers when the switch has; the answer to a request is never older than what it asked for."""
         self._begin()
 
@@ -259,10 +292,10 @@ class Session:
             elif carried_out.result() == Status.OK:
                 if changed:
                     self._hall.changed(self)
-                self._stream.send(Done(id=id))
+                self._stream.send(Done(id=id, text=text))
             else:
-                code, text = _OF_STATUS.get(Status(carried_out.result()), ("invalid", "the switch refused it"))
-                self._stream.send(Failed(id=id, code=code, text=text))
+                code, why = _OF_STATUS.get(Status(carried_out.result()), ("invalid", "the switch refused it"))
+                self._stream.send(Failed(id=id, code=code, text=why))
 
         carried_out.add_done_callback(tell)
 
@@ -367,6 +400,10 @@ class Session:
         """Ends it, with the reason told."""
         self._close(reason, PortClosed(reason=reason), Reason.GONE)
 
+    def expel(self, reason: str) -> None:
+        """It may not be here any more: what it had sent and could not be delivered yet does not wait for anybody."""
+        self._close(reason, PortClosed(reason=reason), Reason.REVOKED, at_once=True)
+
     def part(self) -> None:
         """The Vnet ends and leaves the port as it is, for the next one to adopt."""
         self._unwatch()
@@ -403,14 +440,16 @@ class Session:
         self._finds.clear()
         self._hall.closing(self, why, violation)
 
-    def _close(self, why: str, last: Wire | None, reason: Reason, *, violation: bool = False) -> None:
+    def _close(
+        self, why: str, last: Wire | None, reason: Reason, *, violation: bool = False, at_once: bool = False
+    ) -> None:
         self._unwatch()
         if not self._closing:
             self._leave(why, violation=violation)
             if self.port is None:
                 self._loop.call_soon(self._hall.over, self)
             else:
-                wait_ms = 0 if violation else self._hold_ms()
+                wait_ms = 0 if violation or at_once else self._hold_ms()
                 self._hall.board.remove(self.port, reason, wait_ms).add_done_callback(self._reaped)
         if last is not None and self._stream.is_open:
             self._stream.finish(last)

@@ -19,7 +19,7 @@ import enum
 from collections.abc import Callable, Iterator
 from uuid import UUID
 
-from layer8.dataplane import SLOTS, TOPICS, Command, Reason, SlotState, Status, SwitchPort, Target
+from layer8.dataplane import SLOTS, TOPICS, Allow, Command, Reason, SlotState, Status, SwitchPort, Target
 from layer8.names import check_alias, check_topic
 from layer8.security.provider import Action, Principal, Resource, ResourceKind
 from layer8.vnet.config import VnetConfig
@@ -31,6 +31,7 @@ Authorize = Callable[[Principal, Action, Resource], bool]
 
 _GENERATIONS = 1 << 16
 _MAX_PRINCIPALS = 1 << 20
+_ALLOW = {Action.SEND: Allow.SEND, Action.REQUEST: Allow.REQUEST}
 
 
 class PortState(enum.Enum):
@@ -42,11 +43,15 @@ class PortState(enum.Enum):
 
 @dataclasses.dataclass(slots=True, eq=False)
 class Handle:
-    """One destination that a port may reach. `name`: of the alias or topic whose number it holds, else None."""
+    """One destination that a port may reach. `name`: of the alias or topic whose number it holds, else None.
+
+    `resource`: as the policy sees it. `allows`: what may be done with it, of the actions that its kind has."""
 
     generation: int
     target: Target
     name: str | None
+    resource: Resource
+    allows: frozenset[Action]
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -73,10 +78,13 @@ class BoardPort:
 
 
 class Switchboard:
-    """`violated` is called when the switch closes a port for what its Vnic wrote. One thread."""
+    """`violated` is called when the switch closes a port for what its Vnic wrote, `ended` when it has nothing left of
+    one, whose counters can be read for the last time. One thread."""
 
-    def __init__(self, config: VnetConfig, authorize: Authorize) -> None:
+    def __init__(self, config: VnetConfig, authorize: Authorize, would_allow: Authorize) -> None:
+        """`authorize`: asks, and a no is on record. `would_allow`: asks only."""
         self._authorize = authorize
+        self._would_allow = would_allow
         self._thread: SwitchThread | None = None
         self._numbers = Numbers(config.max_ports)
         self._ports: dict[int, BoardPort] = {}  # by number, until reaped
@@ -88,6 +96,7 @@ class Switchboard:
         self._principals: dict[str, int] = {}
         self._principal_uris: list[str] = [""]
         self.violated: Callable[[BoardPort, int], None] = lambda port, what: None
+        self.ended: Callable[[BoardPort], None] = lambda port: None
 
     def connect(self, thread: SwitchThread) -> None:
         """Gives the switch; before anything else."""
@@ -215,6 +224,7 @@ class Switchboard:
             self._drop_subscriber(topic)
         port.handles.clear()
         port.topics.clear()
+        self.ended(port)
         port.switch_port.free()
         if port.reaped is not None and not port.reaped.done():
             port.reaped.set_result(None)
@@ -252,11 +262,12 @@ class Switchboard:
         last = port.generations.get(slot)
         if last is not None and not 0 < (generation - last) % _GENERATIONS < _GENERATIONS // 2:
             raise Refusal("stale", f"slot {slot} was granted with generation {last} already")
-        target, number, held = self._target(port, kind, name, action)
-        handle = Handle(generation, target, held)
+        target, number, held, resource = self._target(port, kind, name, action)
+        handle = Handle(generation, target, held, resource, self._allows(port, Action(action), resource))
         port.handles[slot] = handle
         port.generations[slot] = generation
-        answer = self._command(Command.GRANT, port.number, slot | generation << 16, int(target), number)
+        allows = sum(_ALLOW.get(allowed, 0) for allowed in handle.allows)
+        answer = self._command(Command.GRANT, port.number, slot | generation << 16, int(target), number, allows)
 
         def granted(answer: asyncio.Future[int]) -> None:
             refused = answer.cancelled() or answer.exception() is not None or answer.result() != Status.OK
@@ -278,25 +289,42 @@ class Switchboard:
         answer.add_done_callback(lambda answer: self._drop(handle))
         return answer
 
-    def _target(self, port: BoardPort, kind: str, name: str, action: str) -> tuple[Target, int, str | None]:
-        """Kind and number of a destination, and the name that is now held."""
+    def revoke(self, port: BoardPort, slot: int) -> None:
+        """Takes a handle away: what is under way is refused, requests fail, and its next use says so."""
+        handle = port.handles.pop(slot)
+        number = slot | handle.generation << 16
+        answer = self._command(Command.REVOKE, port.number, number, int(SlotState.REVOKED))
+        answer.add_done_callback(lambda answer: self._drop(handle))
+
+    def _allows(self, port: BoardPort, action: Action, resource: Resource) -> frozenset[Action]:
+        """`action` is allowed; a handle that is for one of send and request is for the other too, if that is."""
+        if action not in _ALLOW:
+            return frozenset((action,))
+        others = (other for other in _ALLOW if other is not action)
+        return frozenset((action, *(other for other in others if self._would_allow(port.principal, other, resource))))
+
+    def _target(self, port: BoardPort, kind: str, name: str, action: str) -> tuple[Target, int, str | None, Resource]:
+        """Kind and number of a destination, the name that is now held, and what the policy was asked about."""
         match kind, action:
             case "topic", "publish":
                 _checked(check_topic, name)
-                self.require(port, Action.PUBLISH, Resource(kind=ResourceKind.TOPIC, name=name))
-                return Target.TOPIC, _held(self._topics, name, "topics (setting max_topics)"), name
+                resource = Resource(kind=ResourceKind.TOPIC, name=name)
+                self.require(port, Action.PUBLISH, resource)
+                return Target.TOPIC, _held(self._topics, name, "topics (setting max_topics)"), name, resource
             case "alias", "send" | "request":
                 _checked(check_alias, name)
-                self.require(port, Action(action), Resource(kind=ResourceKind.ALIAS, name=name))
+                resource = Resource(kind=ResourceKind.ALIAS, name=name)
+                self.require(port, Action(action), resource)
                 if name not in self._members:
                     raise Refusal("not-found", f"nobody has the alias {name!r}")
-                return Target.ALIAS, _held(self._aliases, name, "aliases (setting max_aliases)"), name
+                return Target.ALIAS, _held(self._aliases, name, "aliases (setting max_aliases)"), name, resource
             case "uuid", "send" | "request":
                 to = self._by_uuid.get(_uuid(name))
                 if to is None or (to.state is PortState.DRAINING and to is not port):  # that one takes nothing new
                     raise Refusal("not-found", f"nobody has the uuid {name}")
-                self.require(port, Action(action), Resource(kind=ResourceKind.VNIC, name=to.principal.uri))
-                return Target.PORT, to.number, None
+                resource = Resource(kind=ResourceKind.VNIC, name=to.principal.uri)
+                self.require(port, Action(action), resource)
+                return Target.PORT, to.number, None, resource
             case _:
                 raise Refusal("invalid", f"no handle is for {action!r} on {kind!r}")
 
@@ -353,10 +381,17 @@ class Switchboard:
             del self._subscribers[topic]
 
     def _command(
-        self, kind: Command, port: int, a: int = 0, b: int = 0, c: int = 0, pointer: SwitchPort | None = None
+        self,
+        kind: Command,
+        port: int,
+        a: int = 0,
+        b: int = 0,
+        c: int = 0,
+        d: int = 0,
+        pointer: SwitchPort | None = None,
     ) -> asyncio.Future[int]:
         assert self._thread is not None
-        return self._thread.command(kind, port, a, b, c, 0, pointer)
+        return self._thread.command(kind, port, a, b, c, d, pointer)
 
 
 def _check_slot(slot: int, generation: int) -> None:

@@ -59,6 +59,7 @@ class Attachment:
     `early`: messages that came right behind the Attached. `lost`: its Vnet is gone; set once, by the keeper.
     `principals`: what its numbers stand for, as far as it was asked.
     `chime`: readable when a Vnic that sleeps in a loop is to look, -1 without; `take_chime()` makes it the caller's.
+    `digest`, `proofs`, `proved_until`: what was proved, how often since, and when that runs out (Unix seconds).
     `close()` gives everything back; the port's memory lasts until the last thread has left it.
     """
 
@@ -82,6 +83,9 @@ class Attachment:
         self.early = early
         self.lost = False
         self.principals: dict[int, str] = {}
+        self.digest = machine.digest
+        self.proofs = 0
+        self.proved_until = machine.proved_until
         self.chime = chime
 
     def take_chime(self) -> int:

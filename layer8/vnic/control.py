@@ -16,7 +16,19 @@ from layer8.health.watch import WatchView
 from layer8.health_record import HealthEvent, HealthRecord
 from layer8.names import check_timeout, destination
 from layer8.protocol.codec import Unknown
-from layer8.protocol.control import Done, Failed, Find, Health, Topics, Watch, WatchAck, Watched, Wire
+from layer8.protocol.control import (
+    Done,
+    Failed,
+    Find,
+    Health,
+    PrincipalFigures,
+    Principals,
+    Topics,
+    Watch,
+    WatchAck,
+    Watched,
+    Wire,
+)
 from layer8.rendezvous import candidates
 from layer8.security.loader import load_provider
 from layer8.security.provider import SecurityProvider
@@ -111,6 +123,15 @@ class ControlClient:
             page = self.request(Topics(id=0, after=found[-1][0] if found else ""))
             found.extend(page.topics)
             if not page.more or not page.topics:
+                return tuple(found)
+
+    def principals(self) -> tuple[PrincipalFigures, ...]:
+        """What each principal has sent and received on this Vnet since it started."""
+        found: list[PrincipalFigures] = []
+        while True:
+            page = self.request(Principals(id=0, after=found[-1].principal if found else ""))
+            found.extend(page.principals)
+            if not page.more or not page.principals:
                 return tuple(found)
 
     def find(self, to: UUID | HealthRecord | str, *, timeout: float | None = 0.0) -> HealthRecord:

@@ -75,6 +75,7 @@ from layer8.vnic.questions import Answer, Questions
 from layer8.vnic.queues import Queue
 from layer8.vnic.records import Records
 from layer8.vnic.refusals import UNKNOWN, error_of_failed
+from layer8.vnic.renewing import Renewing
 from layer8.vnic.replies import Replies
 from layer8.vnic.standing import Announcement, Orders
 from layer8.vnic.topics import Interest, Topics
@@ -91,6 +92,8 @@ _AGAIN_SECONDS = 3.0  # that a Vnet may take for each step of re-attaching
 _REST_SECONDS = 5.0  # for a reader that a signal handler keeps from leaving the old ring
 _QUICK_LOOKS = 4  # at a socket; afterwards nobody listens there, most likely
 _LOOK_SECONDS = 1.0
+_RENEW_SECONDS = 30.0
+_SOON_SECONDS = 0.2
 _REPORT_EVERY = 5.0  # seconds between two warnings about messages that did not arrive
 
 
@@ -146,6 +149,7 @@ class Core:
         self._reported_at = -math.inf
         self.undeliverable = 0
         self.attachments = 0
+        self._renewing = Renewing(security)
         attachment = self._attach(attach_timeout)
         self.keeper = Keeper(self, self.questions, f"{name}-keeper")
         self._install(attachment)
@@ -234,7 +238,8 @@ class Core:
                 answers = self.keeper.ask_all(attachment, [question for _, question in handles], deadline)
                 for (handle, _), answer in zip(handles, answers, strict=True):
                     _check_stopping(answer)
-                    self.outbox.handles.renew(attachment, handle, not isinstance(answer, Failed))
+                    granted, allows = (False, "") if isinstance(answer, Failed) else (True, answer.text)
+                    self.outbox.handles.renew(attachment, handle, granted, allows)
                 self.outbox.handles.renewed()
                 answer = self.keeper.ask(attachment, Resume(id=0), deadline)
                 if isinstance(answer, Failed):
@@ -335,6 +340,21 @@ class Core:
                 self.records.leave()
         if self._replies is not None:
             self._replies.close()
+
+    def tend(self, attachment: Attachment) -> float:
+        """Renews the certificate when it is due, and says when to look again."""
+        seconds = self._renewing.seconds(attachment)
+        if seconds > 0:
+            return seconds
+        self._renewing.tend(
+            attachment, lambda question: self.keeper.ask(attachment, question, time.monotonic() + _RENEW_SECONDS)
+        )
+        return max(_SOON_SECONDS, self._renewing.seconds(attachment))
+
+    def revoked(self, number: int, topic: str) -> None:
+        """The Vnet has ended a subscription."""
+        if self.topics.revoked(number, topic):
+            _logger.warning("%s may no longer subscribe to %r: the policy has changed", self.presence.what, topic)
 
     @property
     def is_closed(self) -> bool:

@@ -18,8 +18,8 @@ from collections import deque
 from collections.abc import Callable
 from uuid import UUID
 
-from layer8.dataplane import Port
-from layer8.errors import Layer8Error
+from layer8.dataplane import Port, Status
+from layer8.errors import Layer8Error, NotAuthorized
 from layer8.protocol.control import Failed, Grant, Release
 from layer8.vnic.attachment import Attachment
 from layer8.vnic.connection import ConnectionLost
@@ -39,11 +39,13 @@ _MANY = SLOTS // 2  # from so many on it matters which were used last
 class Handle:
     """One destination or topic on one port. `send`, `publish` and `request` are C calls, port and number bound.
 
-    `attachment`: on which it was granted, or renewed. `gone`: a later Vnet has refused to renew it.
+    `attachment`: on which it was granted, or renewed. `gone`: a later Vnet has refused to renew it. `allows`: what the
+    Vnet lets it be used for.
     """
 
     __slots__ = (
         "action",
+        "allows",
         "attachment",
         "busy",
         "gone",
@@ -57,7 +59,14 @@ class Handle:
     )
 
     def __init__(
-        self, attachment: Attachment, name: UUID | str, topic: bool, action: str, slot: int, generation: int
+        self,
+        attachment: Attachment,
+        name: UUID | str,
+        topic: bool,
+        action: str,
+        slot: int,
+        generation: int,
+        allows: str = "",
     ) -> None:
         port: Port = attachment.port
         self.attachment = attachment
@@ -71,6 +80,15 @@ class Handle:
         self.publish: Callable[..., int] = functools.partial(port.publish, self.number)
         self.request: Callable[..., int] = functools.partial(port.request, self.number)
         self.busy = 0  # messages in fragments under way: not to be released
+        self.allow(allows)
+
+    def allow(self, allows: str) -> None:
+        """What the Vnet said that it may be used for; a Vnet that says nothing allows all."""
+        self.allows = frozenset(allows.split() or ("send", "request", "publish"))
+        port: Port = self.attachment.port
+        may_send, may_request = "send" in self.allows, "request" in self.allows
+        self.send = functools.partial(port.send, self.number) if may_send else not_allowed
+        self.request = functools.partial(port.request, self.number) if may_request else not_allowed
 
 
 class Handles:
@@ -106,19 +124,24 @@ class Handles:
     def obtain(
         self, attachment: Attachment, name: UUID | str, topic: bool, action: str, deadline: float
     ) -> Handle | None:
-        """The handle for `name`, asking the Vnet if need be. None: no answer until the deadline.
+        """The handle for `name`, asking the Vnet if need be. None: no answer until the deadline. One that is there and
+        is not for this action is asked for anew: the policy may have changed.
 
         Raises NotFound, NotAuthorized, ConnectionLost, Closed.
         """
         handle = self.get(attachment, name, topic)
-        if handle is not None:
+        if handle is not None and action in handle.allows:
             return handle
         if not acquire_until(self._asking, deadline):
             return None
         try:
             handle = self.get(attachment, name, topic)
-            if handle is not None:
+            if handle is not None and action in handle.allows:
                 return handle
+            if handle is not None:
+                if handle.busy:
+                    raise NotAuthorized(attachment.attached.principal, action, str(name))
+                self.drop(handle)
             return self._ask(attachment, name, topic, action, deadline)
         finally:
             self._asking.release()
@@ -138,7 +161,7 @@ class Handles:
                 if answer.code == "stopping":
                     raise ConnectionLost("the Vnet is stopping")
                 raise error_of_failed(answer, name, attachment.attached.principal, action)
-            handle = Handle(attachment, name, topic, action, slot, generation)
+            handle = Handle(attachment, name, topic, action, slot, generation, answer.text)
             with self._presence.lock:
                 granted = True
                 self._open[topic][name] = handle
@@ -198,13 +221,14 @@ class Handles:
             for handle in handles
         ]
 
-    def renew(self, attachment: Attachment, handle: Handle, granted: bool) -> None:
+    def renew(self, attachment: Attachment, handle: Handle, granted: bool, allows: str = "") -> None:
         """What the Vnet has answered for one of them."""
         with self._presence.lock:
             table = self._open[handle.topic]
             kept = table.get(handle.name) is handle
             if kept and granted:
                 handle.attachment = attachment
+                handle.allow(allows)
                 return
             handle.gone = True
             if kept:
@@ -226,6 +250,11 @@ class Handles:
             for table in self._open:
                 table.clear()
             self._free = deque(range(SLOTS))
+
+
+def not_allowed(*arguments: object) -> int:
+    """In place of a C call that the Vnet would refuse: the long way says so, or asks again."""
+    return int(Status.CLOSED)
 
 
 def _question(name: UUID | str, topic: bool, action: str, slot: int, generation: int, *, renew: bool = False) -> Grant:

@@ -19,7 +19,7 @@ from typing import Protocol
 from layer8.dataplane import Outgoing, Status
 from layer8.errors import Layer8Error, VnetNotFound
 from layer8.protocol.codec import Unknown
-from layer8.protocol.control import Done, Elected, Failed, PortClosed, Stopping, Watched, Wire
+from layer8.protocol.control import Done, Elected, Failed, PortClosed, Stopping, TopicRevoked, Watched, Wire
 from layer8.vnic.attachment import Attachment, Stopped
 from layer8.vnic.connection import ConnectionLost
 from layer8.vnic.questions import Answer, Question, Questions
@@ -47,6 +47,11 @@ class Kept(Protocol):
     def found(self, attachment: Attachment) -> bool: ...
     def give_back(self, attachment: Attachment) -> None: ...
     def failed(self) -> None: ...
+    def tend(self, attachment: Attachment) -> float:
+        """Does what is due, and says for how many seconds nothing is."""
+        ...
+
+    def revoked(self, number: int, topic: str) -> None: ...
     @property
     def orders(self) -> Orders: ...
     @property
@@ -131,7 +136,7 @@ class Keeper:
             for message in early:
                 self._handle(attachment, message)
             while not self._stop:
-                self._receive(attachment, _IDLE)
+                self._receive(attachment, min(_IDLE, self._kept.tend(attachment)))
         except ConnectionLost as lost:
             return self._reason or lost.reason
         return "closed"
@@ -153,6 +158,8 @@ class Keeper:
             case Stopping():
                 self._reason = "the Vnet is stopping"
                 self._kept.stopping(attachment)
+            case TopicRevoked(number=number, topic=topic):
+                self._kept.revoked(number, topic)
             case PortClosed() if self._reason:
                 pass  # it has stopped
             case PortClosed(reason=reason):

@@ -187,6 +187,7 @@ class Outbox:
         if isinstance(name, str) and not topic and draft.size + len(draft.headers) > FRAGMENT_BYTES:
             name = self._member(attachment, name, draft)  # fragments of one message go to one process
         again = isinstance(name, str)
+        asked_again = False
         while True:
             handle = self.handles.obtain(attachment, name, topic, draft.action, draft.deadline)
             if handle is None:
@@ -202,6 +203,9 @@ class Outbox:
                 self.handles.drop(handle)
                 if again and result == Status.GONE:  # somebody else may have the alias by now
                     again = False
+                    continue
+                if result == Status.REVOKED and not asked_again:  # the Vnet says what is allowed now, and what is not
+                    asked_again = True
                     continue
                 raise error_of_slot(_REASONS[Status(result)], draft.name, attachment.attached.principal, draft.action)
             if result == Status.TOO_LARGE:

@@ -176,6 +176,15 @@ class Topics:
                 interest.lose()
             return agreed
 
+    def revoked(self, number: int, topic: str) -> bool:
+        """The Vnet has ended this subscription; it is asked for again with the next Vnet. Whether it was there."""
+        with self._presence.lock:
+            interest = self._interests.get(topic)
+            if interest is None or interest.number != number:
+                return False
+            interest.lose()
+            return True
+
     def forget_closed(self, asked: list[Interest], attachment: Attachment) -> None:
         """Those of `asked` that were closed while this Vnet was asked for them."""
         for interest in asked:

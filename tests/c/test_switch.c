@@ -424,6 +424,57 @@ static void test_a_caller_that_does_not_read_stops_no_service(void) {
     world_stop(&world);
 }
 
+static void test_a_revoked_handle_fails_its_outstanding_requests_alone(void) {
+    struct world world;
+    struct vnic caller, callee, other;
+    world_start(&world);
+    vnic_attach(&caller, &world, 0);
+    vnic_attach(&callee, &world, 1);
+    vnic_attach(&other, &world, 2);
+    uint32_t to = vnic_grant(&caller, 0, LAYER8_TARGET_PORT, callee.id);
+    uint32_t kept = vnic_grant(&caller, 1, LAYER8_TARGET_PORT, other.id);
+    CHECK(layer8_request(caller.port, to, (const uint8_t *)"q", 1, 9, 0) > 0);
+    CHECK(layer8_request(caller.port, kept, (const uint8_t *)"k", 1, 10, 0) > 0);
+    struct got question = vnic_receive(&callee);
+    struct got asked = vnic_receive(&other);
+    CHECK(vnic_command(&caller, LAYER8_COMMAND_REVOKE, to, LAYER8_SLOT_REVOKED, 0) == LAYER8_OK);
+    struct got failed = vnic_receive(&caller);
+    CHECK(failed.entry.kind == LAYER8_NOTICE && failed.record.correlation == 9);
+    CHECK(failed.record.reason == LAYER8_REASON_REVOKED);
+    struct got told = vnic_receive(&callee);
+    CHECK(told.entry.kind == LAYER8_CANCEL && told.record.correlation == 9);
+    CHECK(layer8_reply(callee.port, question.record.missed, question.record.topic, 9, (const uint8_t *)"late", 4) > 0);
+    CHECK(layer8_reply(other.port, asked.record.missed, asked.record.topic, 10, (const uint8_t *)"ok", 2) > 0);
+    struct got answer = vnic_receive(&caller);
+    CHECK(answer.entry.kind == LAYER8_REPLY && answer.record.correlation == 10);
+    CHECK(world_command(&world, LAYER8_COMMAND_QUIESCE, 0, 0, 0, 0, NULL) == LAYER8_OK);
+    CHECK(vnic_empty(&caller));
+    world_stop(&world);
+}
+
+static void test_a_handle_is_for_what_it_was_granted_for(void) {
+    struct world world;
+    struct vnic a, b;
+    world_start(&world);
+    vnic_attach(&a, &world, 0);
+    vnic_attach(&b, &world, 1);
+    for (uint32_t allows = LAYER8_ALLOW_SEND; allows <= LAYER8_ALLOW_REQUEST; allows++) {
+        uint32_t handle = allows | allows << 16;
+        uint64_t token = ++world.token;
+        CHECK(layer8_switch_command(world.sw, LAYER8_COMMAND_GRANT, token, a.id, handle, LAYER8_TARGET_PORT, b.id, allows,
+                                    NULL) == LAYER8_OK);
+        CHECK(world_wait(&world, token, 0) == LAYER8_OK);
+        CHECK(layer8_send(a.port, handle, (const uint8_t *)"s", 1) > 0);
+        CHECK(layer8_request(a.port, handle, (const uint8_t *)"r", 1, 9, 0) > 0);
+        struct got refused = vnic_receive(&a);
+        struct got arrived = vnic_receive(&b);
+        bool sends = allows == LAYER8_ALLOW_SEND;
+        CHECK(refused.record.reason == LAYER8_REASON_REVOKED && refused.record.correlation == (sends ? 9u : 0u));
+        CHECK(arrived.entry.kind == (sends ? LAYER8_UNICAST : LAYER8_REQUEST));
+    }
+    world_stop(&world);
+}
+
 static void test_a_cancel_reaches_the_callee_and_ends_the_right(void) {
     struct world world;
     struct vnic caller, callee;
@@ -555,6 +606,8 @@ int main(void) {
     test_a_dead_callee_fails_its_requests_at_once();
     test_replies_survive_a_callee_that_leaves_right_after();
     test_a_caller_that_does_not_read_stops_no_service();
+    test_a_revoked_handle_fails_its_outstanding_requests_alone();
+    test_a_handle_is_for_what_it_was_granted_for();
     test_a_cancel_reaches_the_callee_and_ends_the_right();
     test_a_record_expires_where_it_waits();
     test_a_hostile_segment_costs_only_its_own_port();

@@ -192,3 +192,109 @@ def test_a_vnet_beside_the_authority_lets_others_join(security: Commands, tmp_pa
             (False, None),
         ]
         assert token[12:40] not in vnet.log + log.read_text()
+
+
+# ── a Vnet with a policy ───────────────────────────────────────────────────────────────────────────────────────────
+
+POLICY = """
+[[allow]]
+name = "the shop"
+who = "layer8://shop/vnic/*"
+may = "*"
+what = "*"
+
+[[deny]]
+who = "layer8://shop/vnic/web"
+may = ["administer", "send"]
+what = "*"
+"""
+
+
+@pytest.fixture
+def guarded(security: Commands, tmp_path: Path) -> Iterator[Commands]:
+    """The commands with the identity of an administrator, and a Vnet."""
+    for who in ("vnet/here", "vnic/admin", "vnic/web"):
+        security("issue", who, "--into", str(tmp_path / who.replace("/", "-")))
+    (tmp_path / "policy.toml").write_text(POLICY)
+    config = {
+        "security": "x509",
+        "identity": str(tmp_path / "vnet-here"),
+        "policy": str(tmp_path / "policy.toml"),
+        "audit": str(tmp_path / "log" / "audit.jsonl"),
+    }
+    with running_vnet(config=config) as vnet:
+        security.environ |= vnet.environ | {"LAYER8_IDENTITY": str(tmp_path / "vnic-admin")}
+        yield security
+
+
+def test_explain_names_the_rule_and_says_no_by_its_status(guarded: Commands, tmp_path: Path) -> None:
+    for more in ((), ("--policy", str(tmp_path / "policy.toml"))):
+        allowed = guarded.run("explain", "layer8://shop/vnic/admin", "publish", "prices", *more)
+        assert (allowed.returncode, allowed.stdout) == (0, "allowed by allow rule 1 (the shop)\n")
+        denied = guarded.run("explain", "layer8://shop/vnic/web", "send", "alias store", *more, "--json")
+        assert denied.returncode == 1
+        assert json.loads(denied.stdout)["because"] == "denied by deny rule 1"
+    assert guarded.run("explain", "x", "fly", "y").returncode == 2
+
+
+def test_reload_says_what_is_wrong_and_only_to_who_may(guarded: Commands, tmp_path: Path) -> None:
+    assert guarded("reload") == "reloaded\n"
+    (tmp_path / "policy.toml").write_text("[[allow]]\nwho = 3\n")
+    broken = guarded.run("reload")
+    assert (broken.returncode, broken.stderr.count("\n")) == (1, 1)
+    assert "what was good before stays in force" in broken.stderr
+    guarded.environ["LAYER8_IDENTITY"] = str(tmp_path / "vnic-web")
+    assert "may not administer overlay shop" in guarded.run("reload").stderr
+
+
+def test_the_audit_log_is_checked_by_its_seal(guarded: Commands, tmp_path: Path) -> None:
+    guarded.environ["LAYER8_IDENTITY"] = str(tmp_path / "vnic-web")
+    assert guarded.run("reload").returncode == 1
+    log = tmp_path / "log" / "audit.jsonl"
+    deadline = time.monotonic() + PATIENCE
+    while '"administer"' not in log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    refused = json.loads(guarded("audit", "show", str(log), "--refused", "--json").splitlines()[-1])
+    assert (refused["principal"], refused["action"]) == ("layer8://shop/vnic/web", "administer")
+    assert "administer overlay shop" in guarded("audit", "show", str(log))
+    lines = log.read_bytes().splitlines(keepends=True)
+    (tmp_path / "copy").mkdir()
+    copy = tmp_path / "copy" / "audit.jsonl"
+    copy.write_bytes(lines[0].replace(b'"what":"', b'"what":"un') + b"".join(lines[1:]))
+    edited = guarded.run("audit", "verify", str(copy), "--json")
+    assert edited.returncode == 1
+    assert any("was changed" in finding["what"] for finding in json.loads(edited.stdout)["findings"])
+
+
+def test_a_log_that_a_vnet_has_closed_is_good_and_sealed_by_it(security: Commands, tmp_path: Path) -> None:
+    security("issue", "vnet/here", "--into", str(tmp_path / "here"))
+    log = tmp_path / "log" / "audit.jsonl"
+    config = {"security": "x509", "identity": str(tmp_path / "here"), "audit": str(log)}
+    security("issue", "vnic/web", "--into", str(tmp_path / "web"))
+    with running_vnet(config=config) as vnet, Vnic(vnet=str(vnet.socket), security=f"x509:{tmp_path}/web"):
+        pass
+    trust = str(tmp_path / "authority" / "trust.json")
+    good = security.json("audit", "verify", str(log), "--trust", trust)
+    assert (good["good"], good["sealed"]) == (True, good["last"])
+    stranger = Commands(tmp_path / "other")
+    stranger.directory.mkdir()
+    stranger("init", "shop")
+    bad = security.run("audit", "verify", str(log), "--trust", str(tmp_path / "other" / "authority" / "trust.json"))
+    assert bad.returncode == 1
+    assert "not signed by whom it should be" in bad.stdout
+
+
+def test_ps_counts_by_principal(guarded: Commands, tmp_path: Path) -> None:
+    with Vnic("store", vnet=guarded.environ["LAYER8_VNET"], security=f"x509:{tmp_path}/vnic-admin") as vnic:
+        vnic.send("store", b"12345")
+        vnic.receive(timeout=PATIENCE)
+        done = subprocess.run(
+            [sys.executable, "-m", "layer8.cli", "ps", "--principals", "--json"],
+            capture_output=True,
+            text=True,
+            env=guarded.environ,
+            timeout=PATIENCE,
+            check=True,
+        )
+        (line,) = (json.loads(line) for line in done.stdout.splitlines() if "vnic/admin" in line)
+        assert (line["sent"], line["received"], line["ports"]) == (1, 1, 1)

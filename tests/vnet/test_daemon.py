@@ -184,7 +184,7 @@ def test_when_one_of_several_cannot_start_none_runs(command: Command, runtime: P
 # ── stop ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_it_cleanly(command: Command, runtime: Path, connect: Connect, number: int) -> None:
     child = command("vnet")
     until_ready(child)

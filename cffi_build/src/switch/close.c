@@ -23,6 +23,13 @@ void layer8_handle_clear(layer8_switch *sw, struct handle *handle, uint8_t byte)
                 layer8_message_abort(sw, port, message);
             }
         }
+        FOR_EACH_SAFE(at, &port->as_caller) { /* delivered, and not answered yet */
+            struct right *right = OWNER(struct right, of_caller, at);
+            if (right->state == RIGHT_OPEN && right->slot == handle->slot &&
+                right->handle_generation == handle->generation) {
+                layer8_right_revoke(sw, right);
+            }
+        }
         while (!list_empty(&handle->flows)) {
             layer8_flow_refuse(sw, OWNER(struct flow, of_source, handle->flows.next), LAYER8_REASON_REVOKED);
         }

@@ -120,7 +120,7 @@ static struct topic *topic_for(layer8_switch *sw, uint32_t number) {
     return *topic;
 }
 
-static int grant(layer8_switch *sw, port_t *port, uint32_t name, uint32_t kind, uint32_t target) {
+static int grant(layer8_switch *sw, port_t *port, uint32_t name, uint32_t kind, uint32_t target, uint32_t allows) {
     uint32_t slot = name & 0xffffu;
     if (slot >= LAYER8_SLOTS) {
         return LAYER8_INVALID;
@@ -160,6 +160,7 @@ static int grant(layer8_switch *sw, port_t *port, uint32_t name, uint32_t kind, 
     }
     handle->kind = (uint8_t)kind;
     handle->generation = (uint16_t)(name >> 16);
+    handle->allows = (uint8_t)allows;
     handle->target = to;
     handle->gone = gone;
     handle->gate_closed = gate != NULL && gate->closed;
@@ -305,7 +306,7 @@ static void run(layer8_switch *sw, const struct command *command) {
             status = LAYER8_OK;
             break;
         case LAYER8_COMMAND_GRANT:
-            status = grant(sw, port, command->a, command->b, command->c);
+            status = grant(sw, port, command->a, command->b, command->c, command->d);
             break;
         case LAYER8_COMMAND_REVOKE:
             status = revoke_handle(sw, port, command->a, command->b);

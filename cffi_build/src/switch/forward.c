@@ -95,6 +95,14 @@ port_t *layer8_choose(layer8_switch *sw, struct alias *alias) {
     return best;
 }
 
+/* Whether the handle was granted for this kind of record. */
+static bool allowed(const struct handle *handle, const struct layer8_record *record) {
+    uint8_t needed = record->kind == LAYER8_UNICAST ? LAYER8_ALLOW_SEND
+                     : record->kind == LAYER8_REQUEST ? LAYER8_ALLOW_REQUEST
+                                                    : 0;
+    return needed == 0 || handle->allows == 0 || (handle->allows & needed) != 0;
+}
+
 /* Refuses a record for good, and the message it is of; false when the notice of a request could not be kept. */
 static bool refuse(layer8_switch *sw, port_t *port, const struct layer8_record *record, struct message *message,
                    uint16_t reason, const uint8_t *to) {
@@ -459,7 +467,7 @@ enum forward layer8_forward(layer8_switch *sw, port_t *port, const struct layer8
         done = FORWARD_DONE;
     } else if (is_reply(record->kind)) {
         done = reply(sw, port, record, body, message);
-    } else if (handle == NULL) {
+    } else if (handle == NULL || !allowed(handle, record)) {
         done = refuse(sw, port, record, message, LAYER8_REASON_REVOKED, NULL) ? FORWARD_DONE : FORWARD_STALLED;
     } else if (record->kind == LAYER8_PUBLISH) {
         done = publish(sw, port, handle, record, body, message);

@@ -88,6 +88,7 @@ struct handle {
     uint16_t slot, generation;
     uint8_t kind;          /* 0: free, LAYER8_TARGET_* */
     uint8_t byte;          /* what stands in the flag area */
+    uint8_t allows;        /* LAYER8_ALLOW_*; 0: all */
     bool gate_closed, choked, gone;
 };
 
@@ -408,6 +409,7 @@ void layer8_right_end(layer8_switch *sw, struct right *right);
 void layer8_right_fail(layer8_switch *sw, struct right *right, uint16_t reason); /* ends it; its caller is told */
 void layer8_rights_fail(layer8_switch *sw, port_t *port, bool answered_too);
 void layer8_rights_cancel(layer8_switch *sw, port_t *port);
+void layer8_right_revoke(layer8_switch *sw, struct right *right);
 
 /* ---- close.c ---- */
 

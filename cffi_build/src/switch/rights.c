@@ -119,20 +119,32 @@ void layer8_rights_fail(layer8_switch *sw, port_t *port, bool answered_too) {
     }
 }
 
+/* The callee need not answer any more. */
+static void right_cancel(layer8_switch *sw, struct right *right, uint16_t reason) {
+    struct layer8_record cancel = request_of(right);
+    port_t *callee = right->callee;
+    cancel.kind = LAYER8_CANCEL;
+    cancel.flags = LAYER8_FIRST | LAYER8_LAST;
+    memcpy(cancel.source, right->caller->uuid, sizeof cancel.source);
+    cancel.principal = right->caller->principal;
+    cancel.reason = reason;
+    cancel.missed = (uint32_t)(right - sw->rights);
+    cancel.topic = right->generation;
+    layer8_right_end(sw, right);
+    (void)layer8_put(sw, callee, &cancel, NULL, PUT_RECORD);
+}
+
 /* The requests that `port` made: whoever took them need not answer any more. */
 void layer8_rights_cancel(layer8_switch *sw, port_t *port) {
-    FOR_EACH_SAFE(at, &port->as_caller) {
-        struct right *right = OWNER(struct right, of_caller, at);
-        struct layer8_record cancel = request_of(right);
-        port_t *callee = right->callee;
-        cancel.kind = LAYER8_CANCEL;
-        cancel.flags = LAYER8_FIRST | LAYER8_LAST;
-        memcpy(cancel.source, port->uuid, sizeof cancel.source);
-        cancel.principal = port->principal;
-        cancel.reason = LAYER8_REASON_GONE;
-        cancel.missed = (uint32_t)(right - sw->rights);
-        cancel.topic = right->generation;
-        layer8_right_end(sw, right);
-        (void)layer8_put(sw, callee, &cancel, NULL, PUT_RECORD);
-    }
+    FOR_EACH_SAFE(at, &port->as_caller) { right_cancel(sw, OWNER(struct right, of_caller, at), LAYER8_REASON_GONE); }
+}
+
+/* The handle under which it was asked is taken away: both sides are told. */
+void layer8_right_revoke(layer8_switch *sw, struct right *right) {
+    struct layer8_record request = request_of(right);
+    port_t *caller = right->caller;
+    uint8_t callee[16];
+    memcpy(callee, right->callee->uuid, sizeof callee);
+    right_cancel(sw, right, LAYER8_REASON_REVOKED);
+    layer8_report(sw, caller, &request, LAYER8_REASON_REVOKED, callee);
 }

@@ -18,6 +18,9 @@ COMMANDS = {
     "revoke": "Take certificates back.",
     "rotate": "Give the authority a new key.",
     "show": "Show an identity, or an authority.",
+    "reload": "Let the Vnet look at policy and identity at once.",
+    "explain": "Say which rule of the policy decides.",
+    "audit": "Read and check an audit log.",
 }
 
 
@@ -29,6 +32,8 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"{__name__}.{cmd_name}").command
+        if isinstance(command, click.Group):
+            return command  # its commands take the global options
         taken = {name for parameter in command.params for name in parameter.opts}
         command.params += [option for option in global_options() if taken.isdisjoint(option.opts)]
         return command

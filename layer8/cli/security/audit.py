@@ -1,0 +1,93 @@
+"""`layer8 security audit`: the audit log, read and checked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from layer8.cli.context import Settings, global_options, pass_settings
+from layer8.cli.output import count_text, make_console, make_table, print_json
+from layer8.cli.security.places import time_text
+from layer8.security import audit
+from layer8.security.certificates import Trust
+from layer8.security.files import read_private
+from layer8.security.x509 import is_sealed
+
+command = click.Group("audit", help="Read and check an audit log.")
+
+_log = click.argument("log", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+
+
+@click.command("verify")
+@_log
+@click.option(
+    "--trust",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The list of roots (trust.json of an identity or of the authority): check by whom it was sealed.",
+)
+@click.option("--head", type=click.File("rb"), metavar="FILE", help="A copy of its head that was kept elsewhere.")
+@pass_settings
+def verify(settings: Settings, log: Path, trust: Path | None, head: object) -> int:
+    """Check that no line of LOG and of the older files beside it was edited, removed, added or exchanged.
+
+    Status 1 when something was found. Lines written since the last seal (a minute) can be cut off without a trace.
+    """
+    check = None
+    if trust is not None:
+        roots = Trust.decode(read_private(trust))
+        check = lambda data, signature: is_sealed(roots, data, signature)  # noqa: E731
+    known = None if head is None else audit.Head.decode(head.read())  # type: ignore[attr-defined]
+    report = audit.verify(log, check=check, known=known)
+    if settings.json:
+        print_json(
+            {
+                "lines": report.lines,
+                "first": report.first,
+                "last": report.last,
+                "sealed": report.sealed,
+                "good": not report.findings,
+                "findings": [{"where": finding.where, "what": finding.what} for finding in report.findings],
+            }
+        )
+    else:
+        for finding in report.findings:
+            click.echo(f"{finding.where}: {finding.what}")
+        sealed = "never sealed" if report.sealed is None else f"sealed up to {report.sealed}"
+        verdict = f"{len(report.findings)} findings" if report.findings else "good"
+        click.echo(f"{count_text(report.lines, 'line')} ({report.first} to {report.last}), {sealed}: {verdict}")
+    return 1 if report.findings else 0
+
+
+@click.command("show")
+@_log
+@click.option("-n", "--count", type=click.IntRange(min=1), default=50, show_default=True, help="The latest so many.")
+@click.option("--refused", is_flag=True, help="Only what was refused or taken away.")
+@pass_settings
+def show(settings: Settings, log: Path, count: int, refused: bool) -> None:
+    """Show the latest lines of LOG."""
+    lines = [json.loads(line) for line in log.read_bytes().splitlines() if line.strip()]
+    lines = [line for line in lines if not refused or not line.get("allowed", True)][-count:]
+    if settings.json:
+        for line in lines:
+            print_json(line)
+        return
+    rows = (
+        [
+            time_text(line["time"]),
+            line["what"] + (f" ×{line['count']}" if "count" in line else ""),
+            "yes" if line.get("allowed", True) else "NO",
+            line.get("principal", "-"),
+            " ".join(filter(None, (line.get("action"), line.get("resource")))) or "-",
+            line.get("reason", ""),
+        ]
+        for line in lines
+    )
+    make_console().print(make_table(["TIME", "WHAT", "OK", "PRINCIPAL", "ON", "REASON"], rows))
+
+
+for _command in (verify, show):
+    _command.params += [option for option in global_options() if option.name != "timeout"]
+    command.add_command(_command)
