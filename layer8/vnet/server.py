@@ -443,12 +443,13 @@ class Vnet:
         session = Session(self, newcomer, self._loop)
         self._sessions.add(session)
         self.guard.expires(newcomer.principal)
+        how = "as an observer" if newcomer.port is None else str(newcomer.port.uuid)
+        self.guard.audit("attach", principal=newcomer.principal.uri, action=Action.ATTACH, reason=how)
         port = newcomer.port
         if port is None:
             return
         self._by_port[port.number] = session
         self.health.joined(session)
-        self.guard.audit("attach", principal=newcomer.principal.uri, action=Action.ATTACH)
         self._arrived(str(port.uuid))
         self._arrived(port.alias or "")
         how = "adopted" if newcomer.adopted else "attached"
