@@ -121,6 +121,10 @@ class Guard:
             self._complaints.warn("authorize", "the Security Provider failed to decide: %r", error)
             return False, "the Security Provider failed"
 
+    def granted(self, port: BoardPort, action: Action, resource: Resource) -> None:
+        """For the record."""
+        self.audit("grant", principal=port.principal.uri, action=action, resource=resource)
+
     def audit(
         self,
         what: str,

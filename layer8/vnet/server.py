@@ -95,8 +95,9 @@ class Vnet:
         self.workers = Workers(f"worker-{config.name}", 2, loop)
         self.accounts = Accounts(config)
         self.guard = Guard(self, loop)
-        self.board = Switchboard(config, self.guard.allowed, self.guard.would_allow)
+        self.board = Switchboard(config, self.overlay, self.guard.allowed, self.guard.would_allow)
         self.board.ended = self.guard.ledger.ended
+        self.board.granted = self.guard.granted
         self.roster = Roster(state_directory(path))
         self.stopping = False
         self.health = HealthDesk(self, loop)

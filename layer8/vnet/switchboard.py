@@ -79,10 +79,12 @@ class BoardPort:
 
 class Switchboard:
     """`violated` is called when the switch closes a port for what its Vnic wrote, `ended` when it has nothing left of
-    one, whose counters can be read for the last time. One thread."""
+    one, whose counters can be read for the last time, `granted` when a port may do something from now on. One thread.
+    """
 
-    def __init__(self, config: VnetConfig, authorize: Authorize, would_allow: Authorize) -> None:
+    def __init__(self, config: VnetConfig, overlay: str, authorize: Authorize, would_allow: Authorize) -> None:
         """`authorize`: asks, and a no is on record. `would_allow`: asks only."""
+        self._overlay = overlay
         self._authorize = authorize
         self._would_allow = would_allow
         self._thread: SwitchThread | None = None
@@ -97,6 +99,7 @@ class Switchboard:
         self._principal_uris: list[str] = [""]
         self.violated: Callable[[BoardPort, int], None] = lambda port, what: None
         self.ended: Callable[[BoardPort], None] = lambda port: None
+        self.granted: Callable[[BoardPort, Action, Resource], None] = lambda port, action, resource: None
 
     def connect(self, thread: SwitchThread) -> None:
         """Gives the switch; before anything else."""
@@ -323,7 +326,12 @@ class Switchboard:
                 if to is None or (to.state is PortState.DRAINING and to is not port):  # that one takes nothing new
                     raise Refusal("not-found", f"nobody has the uuid {name}")
                 resource = Resource(kind=ResourceKind.VNIC, name=to.principal.uri)
-                self.require(port, Action(action), resource)
+                try:
+                    self.require(port, Action(action), resource)
+                except Refusal:
+                    if self._may_know(port):
+                        raise
+                    raise Refusal("not-found", f"nobody has the uuid {name}") from None
                 return Target.PORT, to.number, None, resource
             case _:
                 raise Refusal("invalid", f"no handle is for {action!r} on {kind!r}")
@@ -332,6 +340,12 @@ class Switchboard:
         """Raises Refusal unless the provider allows it."""
         if not self._authorize(port.principal, action, resource):
             raise Refusal("not-authorized", "", (port.principal.uri, action.value, str(resource)))
+        self.granted(port, action, resource)
+
+    def _may_know(self, port: BoardPort) -> bool:
+        """Whether it may know who is there; to who may not, forbidden and absent look alike."""
+        overlay = Resource(kind=ResourceKind.OVERLAY, name=self._overlay)
+        return self._would_allow(port.principal, Action.READ_HEALTH, overlay)
 
     def _drop(self, handle: Handle) -> None:
         if handle.name is not None:

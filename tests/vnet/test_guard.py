@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
-from layer8 import Layer8Error, NotAuthorized, Vnic
+from layer8 import Layer8Error, NotAuthorized, NotFound, Vnic
 from layer8.protocol.control import Explain, Reload
 from layer8.security.authority import Authority
 from layer8.testing import Overlay, RunningVnet, make_overlay, running_vnet
@@ -214,6 +215,59 @@ def test_only_who_may_administer_reloads_and_explains(world: World) -> None:
     for message in (Reload(id=0), question):
         with pytest.raises(NotAuthorized, match="may not administer overlay shop"):
             web.request(message)
+
+
+@pytest.mark.parametrize("name", ["prices.*", "*", ">", "prices.>", "prices.?", "prices..gold", "+", "#"])
+def test_signs_of_patterns_are_names_on_a_vnet(world: World, name: str) -> None:
+    world.start(
+        """
+[[allow]]
+who = "layer8://shop/vnic/*"
+may = ["attach", "serve", "send"]
+what = ["overlay shop", "alias prices.gold", 'alias layer8://x', 'alias *']
+[[allow]]
+who = "layer8://shop/vnic/*"
+may = ["publish", "subscribe"]
+what = "topic prices.gold"
+"""
+    )
+    gold, web = world.vnic("gold", "prices.gold"), world.vnic("web")
+    subscription = gold.subscribe("prices.gold")
+    for attempt in (lambda: web.publish(name, b"x"), lambda: web.subscribe(name)):
+        with pytest.raises(NotAuthorized):
+            attempt()
+    with pytest.raises(NotFound):  # the policy lets everybody send to every alias: it is a name that nobody has
+        web.send(name, b"x")
+    web.publish("prices.gold", b"y")
+    assert gold.receive().payload == b"y"
+    subscription.close()
+
+
+def test_an_alias_is_taken_only_with_the_right_to_it(world: World) -> None:
+    world.start(deny("web", "serve", "alias store"))
+    with pytest.raises(NotAuthorized) as caught:
+        world.vnic("web", "store")
+    assert str(caught.value).count("\n") == 0
+    assert caught.value.args == ("layer8://shop/vnic/web", "serve", "alias store")
+    world.vnic("web", "another")
+    world.vnic("store", "store")
+    until(lambda: world.audited("refuse"), "it is on record")
+    (line,) = world.audited("refuse")
+    assert (line["action"], line["resource"]) == ("serve", "alias store")
+
+
+def test_forbidden_and_absent_look_alike_to_who_may_not_know(world: World) -> None:
+    rule = '[[deny]]\nwho = "layer8://shop/vnic/web"\nmay = ["send", "read-health"]\nwhat = "*"\n'
+    world.start(ALL + rule)
+    store, web = world.vnic("store", "store"), world.vnic("web")
+    said = []
+    for there, absent in ((store.uuid, uuid4()), ("store", "nobody")):
+        for to in (there, absent):
+            with pytest.raises(Layer8Error) as caught:
+                web.send(to, b"x")
+            said.append(str(caught.value).replace(str(to), "X"))
+    assert said[0] == said[1]
+    assert said[2] == said[3]
 
 
 # ── who is believed ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -166,3 +166,17 @@ def test_reading_while_it_is_written_never_shows_a_mixture(path: Path) -> None:
         stop.set()
         thread.join()
         writer.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make what belongs to somebody else")
+def test_a_segment_that_another_uid_made_beforehand_is_neither_believed_nor_kept(path: Path) -> None:
+    trap = posix_ipc.SharedMemory(status.status_name(path), posix_ipc.O_CREX, mode=0o666, size=1 << 20)
+    trap.close_fd()
+    place = Path("/dev/shm" + status.status_name(path))
+    os.chown(place, 12345, 12345)
+    place.chmod(0o666)
+    with pytest.raises(StatusError, match="belongs to uid 12345"):
+        StatusReader(path)
+    writer = StatusWriter(path, started=3.0, ports=1, events=1)
+    assert (place.stat().st_uid, stat.S_IMODE(place.stat().st_mode)) == (0, 0o600)
+    writer.close()
