@@ -150,6 +150,8 @@ void layer8_port_read_stats(layer8_port *port, layer8_port_stats *stats);
 /* After the Vnet died: the records that it may or may not have moved. Fills `table` with up to `max` headers of
  * transmit and hold ring from `from` on, returns how many. */
 int layer8_port_stranded(layer8_port *port, uint32_t from, uint8_t *table, uint32_t max);
+/* A fresh port drops the doubles of what the same Vnic took through an earlier one, which nobody reads any more. */
+int layer8_port_inherit(layer8_port *port, layer8_port *earlier);
 
 /* ------------------------------------------------------------------ a segment that exists twice (mirror.c) */
 

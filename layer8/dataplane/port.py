@@ -298,6 +298,11 @@ class Port:
             if count < _STRANDED:
                 return found
 
+    def inherit(self, earlier: Port) -> None:
+        """Drops the doubles of what the same Vnic took through an earlier port, which nobody reads any more. Before
+        the first `receive`."""
+        lib.layer8_port_inherit(self._pointer, earlier._pointer)
+
     def shut(self, status: int = Status.CLOSED) -> None:
         """From now on every send and wait returns `status`, also those under way. What has arrived can be received."""
         lib.layer8_port_shut(self._pointer, status)

@@ -46,7 +46,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
-from layer8.dataplane import Flag, Kind, Record, Status
+from layer8.dataplane import Flag, Kind, Port, Record, Status
 from layer8.errors import Closed, Layer8Error, Unreachable, VnetNotFound
 from layer8.message import Message, Undeliverable
 from layer8.protocol.control import Detach, Draining, Elected, Failed, Resume, WhoIs
@@ -80,7 +80,7 @@ from layer8.vnic.replies import Replies
 from layer8.vnic.standing import Announcement, Orders
 from layer8.vnic.topics import Interest, Topics
 from layer8.vnic.turns import look_around, turn
-from layer8.vnic.waiting import deadline_after, remaining, slice_of
+from layer8.vnic.waiting import SLICE, deadline_after, remaining, slice_of
 
 if TYPE_CHECKING:
     from layer8.vnic.vnic import Vnic
@@ -141,6 +141,7 @@ class Core:
         self._replies: Replies | None = None
         self._current: Attachment | None = None  # also while its Vnet is stopping
         self._kept: Attachment | None = None  # of a Vnet that is gone; its port is for the next one
+        self._former: Port | None = None  # that was let go: it knows what was taken through it
         self._looked_at: tuple[object, ...] = ()
         self._looks = 0
         self._look_at = 0.0
@@ -177,6 +178,9 @@ class Core:
     def _install(self, attachment: Attachment) -> bool:
         replies = Replies(attachment, self.presence, self.outbox.room, self.timeout, self.keeper.push_later)
         self._replies = replies
+        if self._former is not None and not attachment.adopted:
+            attachment.port.inherit(self._former)
+            self._former = None
         self.records.attach(attachment, replies)
         self.inbox.attach(attachment)
         if not self.presence.attach(attachment):
@@ -219,7 +223,7 @@ class Core:
                     stopped=lambda: keeper.is_stopped,
                 )
             except NotAdopted as refusal:
-                _logger.warning("%s begins anew: %s", self.presence.what, refusal)
+                _logger.warning("%s begins anew: %s", self.presence.what, str(refusal))  # whose traceback holds us
                 self._let_go(self._kept)
         return self._attach(0.0)
 
@@ -312,7 +316,9 @@ class Core:
         self.outbox.handles.lose()
         attachment.port.shut()
         # A Vnet that only closed the port may have written something more.
-        if not self.inbox.take_rest(attachment.port, _REST_SECONDS):
+        if self.inbox.take_rest(attachment.port, _REST_SECONDS):
+            self._former = attachment.port
+        else:
             _logger.warning("%s: a reader is busy elsewhere; what was unread is lost", self.presence.what)
         for undeliverable in self.records.reports_of(self._stranded(attachment)):
             self.undeliverable += 1
@@ -396,10 +402,11 @@ class Core:
 
     def close(self, timeout: float | None) -> None:
         """Says goodbye and gives everything back. Safe twice, from any thread, from a handler."""
+        deadline = deadline_after(timeout)
+        self._wait_for_heir(deadline)
         attachment, current = self.presence.attachment, self._current
         if not self.presence.end(self.presence.what):
             return
-        deadline = deadline_after(timeout)
         try:
             self.outbox.forget_last()
             self.inbox.leave()
@@ -422,6 +429,21 @@ class Core:
                 kept.close()
             self._forget()
         _logger.info("%s is closed", self.presence.what)
+
+    def _wait_for_heir(self, deadline: float) -> None:
+        """While no Vnet is there: until one has taken what was sent over, or the deadline."""
+        while self.presence.attachment is None and self.presence.ended is None:
+            left = self._kept or self._current
+            messages = [] if left is None else self._stranded(left)
+            if not messages:
+                return
+            if remaining(deadline) == 0:
+                _logger.warning("%s is closed; no Vnet has taken %d message(s)", self.presence.what, len(messages))
+                return
+            try:
+                self.presence.wait_attached(min(deadline, time.monotonic() + SLICE))
+            except Closed:
+                return
 
     def _forget(self) -> None:
         """What was not taken is gone. Messages know no collector, so nothing that holds one may stay in a circle."""

@@ -416,7 +416,8 @@ class Vnic:
     def close(self, timeout: float | None = 5.0) -> None:
         """Leaves the network; safe twice. What `send` accepted is still delivered; what was not received is lost.
 
-        Waits up to `timeout` seconds until the Vnet has taken what was sent and the running handler has returned.
+        Waits up to `timeout` seconds until the Vnet, or the next one, has taken what was sent and the running handler
+        has returned. A warning is logged when nobody has.
         """
         self._core.close(check_timeout(timeout))
 

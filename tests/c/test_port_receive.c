@@ -246,6 +246,41 @@ static void doubles_are_dropped_where_retry_is_set(void) {
     fake_close(&fake);
 }
 
+static struct layer8_record retry_of(struct fake *fake, uint32_t handle) {
+    struct layer8_record record = fake_message(fake, LAYER8_UNICAST, 1, 0);
+    record.slot = (uint16_t)(handle % LAYER8_SLOTS);
+    record.generation = (uint16_t)(1 + handle / LAYER8_SLOTS);
+    record.sequence = 7 + handle;
+    record.flags |= LAYER8_RETRY;
+    return record;
+}
+
+static void what_was_taken_is_remembered_for_tens_of_thousands_of_handles(void) {
+    const uint32_t handles = 30000;
+    struct fake fake, fresh;
+    fake_open(&fake);
+    for (int round = 0; round < 2; round++) { /* the first time each is new */
+        for (uint32_t handle = 0; handle < handles; handle++) {
+            struct layer8_record record = retry_of(&fake, handle);
+            CHECK(fake_put(&fake, &record, bytes) && layer8_receive(fake.port, 256, 0) == 1 - round);
+        }
+    }
+    CHECK(stats_of(&fake).duplicates_dropped == handles);
+    fake_open(&fresh); /* another segment of the same Vnic */
+    CHECK(layer8_port_inherit(fresh.port, fake.port) == LAYER8_OK);
+    fake_close(&fake);
+    for (uint32_t handle = 0; handle < handles; handle++) {
+        struct layer8_record record = retry_of(&fresh, handle);
+        CHECK(fake_put(&fresh, &record, bytes) && layer8_receive(fresh.port, 256, 0) == 0);
+        record.sequence++;
+        CHECK(fake_put(&fresh, &record, bytes) && layer8_receive(fresh.port, 256, 0) == 1);
+    }
+    fake_open(&fake);
+    CHECK(layer8_port_inherit(fresh.port, fake.port) == LAYER8_SYSTEM); /* too late */
+    fake_close(&fake);
+    fake_close(&fresh);
+}
+
 static void sources_have_numbers_that_stay(void) {
     struct fake fake;
     uint8_t uuid[16];
@@ -306,6 +341,7 @@ int main(void) {
     RUN(broken_messages_are_discarded_and_counted);
     RUN(assembling_is_bounded);
     RUN(doubles_are_dropped_where_retry_is_set);
+    RUN(what_was_taken_is_remembered_for_tens_of_thousands_of_handles);
     RUN(sources_have_numbers_that_stay);
     RUN(more_sources_than_numbers_have_none);
     RUN(missed_publications_are_flagged);

@@ -326,6 +326,41 @@ def test_while_the_vnet_is_away_close_and_subscribe_end(own_vnet: RunningVnet, m
     assert other.receive(30).payload == b"yes"
 
 
+def test_what_was_sent_without_a_vnet_is_handed_on_before_close_returns(
+    own_vnet: RunningVnet, make_own: MakeVnic, stopped: Stopped
+) -> None:
+    sender, receiver = make_own(), make_own("heir")
+    sender.send("heir", b"x")
+    assert receiver.receive(30).payload == b"x"
+    with stopped(own_vnet.pid):
+        sender.send("heir", b"first")
+        sender.send("heir", b"last")
+        own_vnet.kill()
+    wait_for_state("away", sender, receiver)
+    closing = threading.Thread(target=sender.close, args=(120,))
+    closing.start()
+    own_vnet.restart()
+    assert [receiver.receive(60).payload for _ in range(2)] == [b"first", b"last"]
+    closing.join(60)
+    assert sender.state == "closed"
+
+
+def test_what_no_vnet_has_taken_before_a_close_is_logged(
+    own_vnet: RunningVnet, make_own: MakeVnic, stopped: Stopped, caplog: pytest.LogCaptureFixture
+) -> None:
+    sender = make_own("last")
+    sender.send("last", b"x")
+    assert sender.receive(30).payload == b"x"
+    with stopped(own_vnet.pid):
+        sender.send("last", b"lost")
+        sender.send("last", b"lost")
+        own_vnet.kill()
+    wait_for_state("away", sender)
+    sender.close(0.3)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert any("no Vnet has taken 2 message(s)" in warning for warning in warnings)
+
+
 def test_a_drained_vnic_stays_drained(own_vnet: RunningVnet, make_own: MakeVnic) -> None:
     vnic, other = make_own("leaving"), make_own()
     vnic.subscribe("left")

@@ -243,6 +243,10 @@ void layer8_port_read_stats(layer8_port *port, layer8_port_stats *stats) {
     }
 }
 
+int layer8_port_inherit(layer8_port *port, layer8_port *earlier) {
+    return layer8_sources_inherit(&port->sources, &earlier->sources) ? LAYER8_OK : LAYER8_SYSTEM;
+}
+
 /* ---- what the Vnet left behind ---- */
 
 struct stranded {

@@ -48,15 +48,17 @@ struct layer8_sources {
     uint32_t count, capacity, slot_mask;
     uint32_t last; /* memo */
     uint64_t seed;
-    struct layer8_taken *taken; /* sets of LAYER8_WAYS; an old handle is forgotten for a new one */
+    struct layer8_taken *taken; /* `sets` sets of eight */
     struct layer8_taken *last_taken;
     uint64_t last_memo;
-    uint32_t turn;
+    uint32_t turn, sets;
 };
 
 bool layer8_sources_open(struct layer8_sources *table);
 void layer8_sources_close(struct layer8_sources *table);
 uint32_t layer8_source_number(struct layer8_sources *table, const struct layer8_record *record);
+/* What was taken through another port is remembered here; before the first record. False: no memory, or too late. */
+bool layer8_sources_inherit(struct layer8_sources *table, const struct layer8_sources *from);
 /* False: the record is a retry of one that was taken before. */
 bool layer8_source_take(struct layer8_sources *table, uint32_t source, const struct layer8_record *record);
 

@@ -1,15 +1,17 @@
 /* sources.c - small numbers for senders, and the highest sequence taken from each of their handles.
  *
  * A (uuid, principal) keeps its number as long as the port lives, since Python holds on to it; so the table only grows,
- * up to LAYER8_SOURCES. What was taken is remembered in sets of four: bounded, and a handle long unused is forgotten. */
+ * up to LAYER8_SOURCES. What was taken is remembered in sets of eight. The table doubles when a set is full, up to 4 MiB:
+ * so tens of thousands of handles are remembered, and of more than that one long unused is forgotten for a new one. */
 #include "port.h"
 
 #include <stdlib.h>
 #include <sys/random.h>
 
 #define FIRST_CAPACITY 64u
-#define WAYS 4u
-#define SETS 1024u
+#define WAYS 8u
+#define FIRST_SETS 512u
+#define MOST_SETS 32768u
 
 static uint64_t mix(uint64_t value) { /* the finalizer of splitmix64 */
     value = (value ^ (value >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
@@ -56,7 +58,8 @@ bool layer8_sources_open(struct layer8_sources *table) {
     if (getrandom(&table->seed, sizeof table->seed, GRND_NONBLOCK) != (ssize_t)sizeof table->seed) {
         table->seed = (uint64_t)(uintptr_t)table; /* only makes collisions hard to arrange */
     }
-    table->taken = calloc((size_t)WAYS * SETS, sizeof *table->taken);
+    table->sets = FIRST_SETS;
+    table->taken = calloc((size_t)WAYS * table->sets, sizeof *table->taken);
     table->last_taken = table->taken;
     return table->taken != NULL && grow(table, FIRST_CAPACITY);
 }
@@ -94,22 +97,71 @@ uint32_t layer8_source_number(struct layer8_sources *table, const struct layer8_
     return table->last;
 }
 
+static struct layer8_taken *set_of(const struct layer8_sources *table, uint64_t key) {
+    return table->taken + (mix(key ^ table->seed) & (table->sets - 1)) * WAYS;
+}
+
+/* Twice as many sets: what was in one is in one of two, which it does not fill more than before. */
+static bool grow_taken(struct layer8_sources *table) {
+    struct layer8_taken *before = table->taken;
+    const uint32_t count = table->sets * WAYS;
+    struct layer8_taken *grown =
+        table->sets < MOST_SETS ? calloc((size_t)count * 2, sizeof *grown) : NULL;
+    if (grown == NULL) {
+        return false;
+    }
+    table->taken = grown;
+    table->sets *= 2;
+    for (uint32_t n = 0; n < count; n++) {
+        if (before[n].key != 0) {
+            struct layer8_taken *set = set_of(table, before[n].key);
+            while (set->key != 0) {
+                set++;
+            }
+            *set = before[n];
+        }
+    }
+    free(before);
+    return true;
+}
+
+/* The entry of this key, or a free one; NULL when its set is full of others. */
+static struct layer8_taken *look_up(const struct layer8_sources *table, uint64_t key) {
+    struct layer8_taken *set = set_of(table, key);
+    for (uint32_t way = 0; way < WAYS; way++) {
+        if (set[way].key == key || set[way].key == 0) {
+            return &set[way];
+        }
+    }
+    return NULL;
+}
+
+bool layer8_sources_inherit(struct layer8_sources *table, const struct layer8_sources *from) {
+    const size_t size = (size_t)from->sets * WAYS * sizeof *from->taken;
+    struct layer8_taken *taken = table->count == 0 ? malloc(size) : NULL;
+    if (taken == NULL) {
+        return false;
+    }
+    memcpy(taken, from->taken, size);
+    free(table->taken);
+    table->taken = table->last_taken = taken;
+    table->last_memo = 0;
+    table->sets = from->sets;
+    table->seed = from->seed; /* the keys were made with it */
+    return true;
+}
+
 bool layer8_source_take(struct layer8_sources *table, uint32_t source, const struct layer8_record *record) {
     /* By uuid: a principal's number is another one after a Vnet's death. The memo saves the hash. */
     const uint64_t memo = ((uint64_t)(source + 1) << 32) | ((uint64_t)record->generation << 16) | record->slot;
     struct layer8_taken *taken = table->last_taken;
-    if (taken->key == 0 || table->last_memo != memo || source == LAYER8_NO_SOURCE) {
+    if (table->last_memo != memo || taken->key == 0 || source == LAYER8_NO_SOURCE) {
         const uint64_t key =
             hash(table, record->source, ((uint32_t)record->generation << 16) | record->slot) | 1u; /* 0: free */
-        struct layer8_taken *set = table->taken + (mix(key ^ table->seed) & (SETS - 1)) * WAYS;
-        taken = NULL;
-        for (uint32_t way = 0; way < WAYS && taken == NULL; way++) {
-            if (set[way].key == key || set[way].key == 0) {
-                taken = &set[way];
-            }
+        while ((taken = look_up(table, key)) == NULL && grow_taken(table)) {
         }
         if (taken == NULL) {
-            taken = &set[table->turn++ % WAYS];
+            taken = &set_of(table, key)[table->turn++ % WAYS];
         }
         if (taken->key != key) {
             *taken = (struct layer8_taken){.key = key};
