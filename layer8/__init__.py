@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     )
     from layer8.health_record import ElectionEvent, HealthEvent, HealthRecord, LinkRecord, State
     from layer8.message import Message, Request, Undeliverable
-    from layer8.vnic import Vnic
+    from layer8.vnic import AsyncRequest, AsyncVnic, Vnic
 
 __all__ = [
     "Vnic",
+    "AsyncVnic",
     "Message",
     "Request",
+    "AsyncRequest",
     "Undeliverable",
     "HealthRecord",
     "HealthEvent",
@@ -51,6 +53,8 @@ __all__ = [
 
 _HOMES = {
     "Vnic": "layer8.vnic",
+    "AsyncVnic": "layer8.vnic",
+    "AsyncRequest": "layer8.vnic",
     "Message": "layer8.message",
     "Request": "layer8.message",
     "Undeliverable": "layer8.message",

@@ -137,30 +137,40 @@ class Right:
         return self._deadline
 
     def reply(self, payload: Buffer) -> None:
-        self._take()
+        names = self.take()
         try:
-            self._replier.reply(self._right, self._generation, self._correlation, payload)
+            self._replier.reply(*names, payload)
         except BaseException:
-            self._open.append(True)  # nothing was sent: it can be tried again
+            self.give_back()
             raise
 
     def fail(self, reason: str, payload: bytes) -> None:
-        self._take()
+        names = self.take()
         try:
-            self._replier.fail(self._right, self._generation, self._correlation, reason, payload)
+            self._replier.fail(*names, reason, payload)
         except BaseException:
-            self._open.append(True)
+            self.give_back()
             raise
 
     @property
     def answered(self) -> bool:
         return not self._open
 
-    def _take(self) -> None:
+    @property
+    def replier(self) -> Replier:
+        return self._replier
+
+    def take(self) -> tuple[int, int, int]:
+        """What the replier needs: right, generation and correlation. ValueError when it was used before."""
         try:
             self._open.pop()
         except IndexError:
             raise ValueError("this request has been answered already: a request takes one reply") from None
+        return self._right, self._generation, self._correlation
+
+    def give_back(self) -> None:
+        """Nothing was sent: it can be tried again."""
+        self._open.append(True)
 
     def __del__(self) -> None:
         if self._open:

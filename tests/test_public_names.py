@@ -12,6 +12,8 @@ import layer8
 
 def test_public_names_are_these() -> None:
     assert sorted(layer8.__all__) == [
+        "AsyncRequest",
+        "AsyncVnic",
         "Backpressure",
         "Closed",
         "ElectionEvent",

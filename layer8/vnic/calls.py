@@ -61,9 +61,12 @@ class Calls:
 
     def begin(self, to: UUID | HealthRecord | str, timeout: float | None) -> Call:
         """`to` may turn out to be no name at all; then the call ends before it was sent."""
-        call = Call(next(self._correlations), to, timeout)
+        call = self._make(next(self._correlations), to, timeout)
         self._open[call.correlation] = call
         return call
+
+    def _make(self, correlation: int, to: UUID | HealthRecord | str, timeout: float | None) -> Call:
+        return Call(correlation, to, timeout)
 
     def end(self, call: Call) -> None:
         self._open.pop(call.correlation, None)

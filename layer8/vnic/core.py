@@ -63,15 +63,12 @@ from layer8.vnic.attachment import (
     attach_again,
     with_nodes,
 )
-from layer8.vnic.calls import Calls
 from layer8.vnic.connection import ConnectionLost
-from layer8.vnic.dispatcher import Dispatcher
 from layer8.vnic.election import Election
-from layer8.vnic.inbox import Inbox
 from layer8.vnic.keeper import Keeper
 from layer8.vnic.outbox import Outbox
-from layer8.vnic.presence import Presence
-from layer8.vnic.questions import Answer, Questions
+from layer8.vnic.parts import Parts
+from layer8.vnic.questions import Answer
 from layer8.vnic.queues import Queue
 from layer8.vnic.records import Records
 from layer8.vnic.refusals import UNKNOWN, error_of_failed
@@ -80,9 +77,10 @@ from layer8.vnic.replies import Replies
 from layer8.vnic.standing import Announcement, Orders
 from layer8.vnic.topics import Interest, Topics
 from layer8.vnic.turns import look_around, turn
-from layer8.vnic.waiting import SLICE, deadline_after, remaining, slice_of
+from layer8.vnic.waiting import SLICE, deadline_after, remaining, run_now, slice_of
 
 if TYPE_CHECKING:
+    from layer8.vnic.async_vnic import AsyncVnic
     from layer8.vnic.vnic import Vnic
 
 _logger = logging.getLogger("layer8.vnic")
@@ -110,7 +108,9 @@ class Core:
         attach_timeout: float | None,
         ring_bytes: int | None,
         spin_us: int,
+        parts: Parts | None = None,
     ) -> None:
+        parts = parts or Parts()
         self.uuid: UUID = uuid4()
         self.alias = alias
         self.timeout = timeout
@@ -118,16 +118,23 @@ class Core:
         self._places = with_nodes(candidates(vnet), security)
         self._ring_bytes = ring_bytes or RING_BYTES
         self._spin_us = spin_us
+        self._chime = parts.chime
         name = f"layer8-{alias or self.uuid.hex[:8]}"
-        self.presence = Presence(f"Vnic {alias!r}" if alias else f"Vnic {self.uuid}")
-        self.questions = Questions(self.presence)
+        self.presence = parts.presence(f"Vnic {alias!r}" if alias else f"Vnic {self.uuid}")
+        self.questions = parts.questions(self.presence)
         self.orders = Orders(self.presence)
         self.announcement = Announcement(self.presence, self.questions, self.orders)
-        self.outbox = Outbox(self.presence, self.questions, lambda outgoing: self.keeper.push_later(outgoing))
-        self.calls = Calls()
-        self.dispatcher = Dispatcher(f"{name}-handlers")
+        self.outbox = Outbox(
+            self.presence,
+            self.questions,
+            lambda outgoing: self.keeper.push_later(outgoing),
+            parts.room(),
+            parts.turn(),
+        )
+        self.calls = parts.calls()
+        self.dispatcher = parts.dispatcher(f"{name}-handlers")
         messages: Queue[Message] = Queue()
-        self.topics = Topics(self.presence, self.questions, messages)
+        self.topics = Topics(self.presence, self.questions, messages, parts.turn)
         self.records = Records(
             messages,
             self.dispatcher.jobs,
@@ -136,8 +143,9 @@ class Core:
             self.outbox.handles.name_of,
             functools.partial(_who_is, weakref.ref(self)),
             self._report,
+            parts.request,
         )
-        self.inbox = Inbox(self.presence, messages, self.dispatcher.jobs, self.records)
+        self.inbox = parts.inbox(self.presence, messages, self.dispatcher.jobs, self.records)
         self._replies: Replies | None = None
         self._current: Attachment | None = None  # also while its Vnet is stopping
         self._kept: Attachment | None = None  # of a Vnet that is gone; its port is for the next one
@@ -173,6 +181,7 @@ class Core:
             wake=None if keeper is None else keeper.wake_fd,
             stopped=lambda: keeper is not None and keeper.is_stopped,
             resume=self._secret,
+            chime=self._chime,
         )
 
     def _install(self, attachment: Attachment) -> bool:
@@ -219,6 +228,7 @@ class Core:
                     self._security,
                     uuid=self.uuid,
                     alias=self.alias,
+                    chime=self._chime,
                     wake=keeper.wake_fd,
                     stopped=lambda: keeper.is_stopped,
                 )
@@ -277,7 +287,7 @@ class Core:
             _check_stopping(answer)
             standing.renewed(answer)
 
-    def elect(self, vnic: Vnic, group: str) -> Election:
+    def elect(self, vnic: Vnic | AsyncVnic, group: str) -> Election:
         if self.orders.is_heard(Elected, group):
             raise ValueError(f"{self.presence.what} stands in {group!r} already")
         return Election(vnic, self, group, self.timeout)
@@ -387,14 +397,14 @@ class Core:
 
     # ── closed ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def drain(self) -> None:
+    async def drain(self) -> None:
         """Takes no new messages: leaves alias and topics; loops end when the ring is empty."""
         self.presence.check_open()
         deadline = deadline_after(self.timeout)
         attachment = self.presence.attachment
         self.topics.unsubscribe_all()
         if attachment is not None:
-            answer = self.questions.ask_any(Draining(id=0), deadline)
+            answer = await self.questions.ask_any(Draining(id=0), deadline)
             if isinstance(answer, Failed):
                 raise error_of_failed(answer, "the Vnet", attachment.attached.principal, "drain")
         self.presence.drain()
@@ -455,7 +465,7 @@ class Core:
     def _detach(self, attachment: Attachment, deadline: float) -> None:
         """The Vnet moves what still stands in the transmit ring, then answers."""
         try:
-            self.questions.ask(attachment, Detach(id=0), deadline)
+            run_now(self.questions.ask_blocking(attachment, Detach(id=0), deadline))
         except ConnectionLost:
             pass
 
@@ -495,7 +505,8 @@ class Core:
         if known is None:
             self.presence.check_open()
             try:
-                answer = self.questions.ask(attachment, WhoIs(id=0, principal=number), deadline_after(self.timeout))
+                question = WhoIs(id=0, principal=number)
+                answer = run_now(self.questions.ask_blocking(attachment, question, deadline_after(self.timeout)))
             except ConnectionLost:
                 raise Unreachable("the Vnet", "the one that this message came through is gone") from None
             if answer is None:

@@ -20,9 +20,10 @@ from layer8.vnic.attachment import Attachment
 from layer8.vnic.connection import ConnectionLost
 from layer8.vnic.refusals import error_of_failed
 from layer8.vnic.standing import Bell
-from layer8.vnic.waiting import FOREVER, deadline_after, remaining
+from layer8.vnic.waiting import FOREVER, deadline_after, remaining, run_now
 
 if TYPE_CHECKING:
+    from layer8.vnic.async_vnic import AsyncVnic
     from layer8.vnic.core import Core
     from layer8.vnic.questions import Answer
     from layer8.vnic.vnic import Vnic
@@ -41,7 +42,7 @@ class Election:
     by this process's own clock, before anybody else can lead, so ask `is_leader` right before what only a leader does.
     """
 
-    def __init__(self, vnic: Vnic, core: Core, group: str, timeout: float | None) -> None:
+    def __init__(self, vnic: Vnic | AsyncVnic, core: Core, group: str, timeout: float | None) -> None:
         self._vnic = vnic  # who has the election keeps the Vnic
         self._core = core
         self._group = group
@@ -56,7 +57,7 @@ class Election:
         self._number = core.orders.add(self)
         core.orders.hear(Elected, group, self)
         try:
-            answer = core.questions.ask_any(Elect(id=0, group=group), deadline_after(timeout))
+            answer = core.questions.ask_any_blocking(Elect(id=0, group=group), deadline_after(timeout))
             if isinstance(answer, Failed):
                 raise self._refusal(answer)
         except BaseException:
@@ -207,7 +208,7 @@ class Election:
             return
         try:
             question = Lead(id=0, group=self._group, term=term)
-            answer = self._core.questions.ask(attachment, question, now + 1.0)
+            answer = run_now(self._core.questions.ask_blocking(attachment, question, now + 1.0))
         except (ConnectionLost, Closed):
             return
         with self._bell.lock:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import threading
 from collections import deque
 from collections.abc import Callable
 from uuid import UUID
@@ -26,7 +25,7 @@ from layer8.vnic.connection import ConnectionLost
 from layer8.vnic.presence import Presence
 from layer8.vnic.questions import Questions
 from layer8.vnic.refusals import error_of_failed
-from layer8.vnic.waiting import acquire_until
+from layer8.vnic.waiting import Turn
 
 SLOTS = 4096
 """LAYER8_SLOTS of the layout."""
@@ -97,10 +96,10 @@ class Handles:
     `quick`: the destinations by name for whoever wants no more than a look; empty while they must not be used so.
     """
 
-    def __init__(self, presence: Presence, questions: Questions) -> None:
+    def __init__(self, presence: Presence, questions: Questions, asking: Turn) -> None:
         self._presence = presence
         self._questions = questions
-        self._asking = threading.Lock()
+        self._asking = asking
         self._open: tuple[dict[object, Handle], dict[object, Handle]] = ({}, {})  # destinations, topics
         self._free = deque(range(SLOTS))
         self._generations = [0] * SLOTS
@@ -121,7 +120,7 @@ class Handles:
                     self._open[topic][name] = found  # last in the order: used last
         return found
 
-    def obtain(
+    async def obtain(
         self, attachment: Attachment, name: UUID | str, topic: bool, action: str, deadline: float
     ) -> Handle | None:
         """The handle for `name`, asking the Vnet if need be. None: no answer until the deadline. One that is there and
@@ -132,7 +131,7 @@ class Handles:
         handle = self.get(attachment, name, topic)
         if handle is not None and action in handle.allows:
             return handle
-        if not acquire_until(self._asking, deadline):
+        if not await self._asking.take(deadline):
             return None
         try:
             handle = self.get(attachment, name, topic)
@@ -142,11 +141,11 @@ class Handles:
                 if handle.busy:
                     raise NotAuthorized(attachment.attached.principal, action, str(name))
                 self.drop(handle)
-            return self._ask(attachment, name, topic, action, deadline)
+            return await self._ask(attachment, name, topic, action, deadline)
         finally:
             self._asking.release()
 
-    def _ask(
+    async def _ask(
         self, attachment: Attachment, name: UUID | str, topic: bool, action: str, deadline: float
     ) -> Handle | None:
         slot = self._slot(attachment)
@@ -154,7 +153,7 @@ class Handles:
         question = _question(name, topic, action, slot, generation)
         granted = False
         try:
-            answer = self._questions.ask(attachment, question, deadline)
+            answer = await self._questions.ask(attachment, question, deadline)
             if answer is None:
                 return None
             if isinstance(answer, Failed):

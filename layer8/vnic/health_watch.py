@@ -19,6 +19,7 @@ from layer8.vnic.standing import Bell
 from layer8.vnic.waiting import FOREVER, deadline_after, remaining
 
 if TYPE_CHECKING:
+    from layer8.vnic.async_vnic import AsyncVnic
     from layer8.vnic.core import Core
     from layer8.vnic.questions import Answer
     from layer8.vnic.vnic import Vnic
@@ -31,7 +32,7 @@ class HealthWatch:
     change is told, in order; while no Vnet is there nothing is, and afterwards the difference.
     """
 
-    def __init__(self, vnic: Vnic, core: Core, filters: dict[str, str], timeout: float | None) -> None:
+    def __init__(self, vnic: Vnic | AsyncVnic, core: Core, filters: dict[str, str], timeout: float | None) -> None:
         self._vnic = vnic  # who has the watch keeps the Vnic
         self._core = core
         self._filters = filters
@@ -53,7 +54,7 @@ class HealthWatch:
     def _begin(self, deadline: float) -> None:
         question = self.question()
         assert question is not None
-        answer = self._core.questions.ask_any(question, deadline)
+        answer = self._core.questions.ask_any_blocking(question, deadline)
         if isinstance(answer, Failed):
             raise error_of_failed(answer, "the directory", "this Vnic", "read-health")
         with self._bell.lock:

@@ -28,7 +28,7 @@ from layer8.vnic.presence import Presence
 from layer8.vnic.questions import Questions
 from layer8.vnic.refusals import error_of_failed, error_of_slot
 from layer8.vnic.room import Room
-from layer8.vnic.waiting import deadline_after, remaining
+from layer8.vnic.waiting import Turn, deadline_after, remaining
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -116,33 +116,40 @@ class Outbox:
     `last`, `last_topic`: the destination (by identity) and the C call of the latest send and publish.
     """
 
-    def __init__(self, presence: Presence, questions: Questions, later: Callable[[Outgoing], None]) -> None:
+    def __init__(
+        self,
+        presence: Presence,
+        questions: Questions,
+        later: Callable[[Outgoing], None],
+        room: Room,
+        asking: Turn,
+    ) -> None:
         """`later`: keeps trying to push what found no room and nobody waits for."""
         self._presence = presence
         self._questions = questions
         self._later = later
-        self.handles = Handles(presence, questions)
-        self.room = Room()
+        self.handles = Handles(presence, questions, asking)
+        self.room = room
         self._nobody: Last = (object(), _not_now)
         self.last: Last = self._nobody
         self.last_topic: Last = self._nobody
 
-    def send(self, draft: Draft) -> int:
+    async def send(self, draft: Draft) -> int:
         """Until it is accepted: its sequence. Raises Backpressure, NotFound, Unreachable, MessageTooLarge, Closed, …"""
         while True:
-            attachment = self._presence.wait_attached(draft.deadline)
+            attachment = await self._presence.wait_attached(draft.deadline)
             if attachment is None:
                 raise draft.backpressure()
             limit = attachment.attached.max_message_bytes
             if draft.size + len(draft.headers) > limit:
                 raise MessageTooLarge(draft.size, limit)
             try:
-                sequence = self._send_on(attachment, draft)
+                sequence = await self._send_on(attachment, draft)
             except ConnectionLost:
                 sequence = None
             if sequence is not None:
                 return sequence
-            if not self._presence.wait_gone(attachment, draft.deadline):
+            if not await self._presence.wait_gone(attachment, draft.deadline):
                 raise draft.backpressure()
 
     def call_of(self, to: To) -> Callable[..., int]:
@@ -162,12 +169,12 @@ class Outbox:
         call.handle = handle.number
         return handle.request(payload, len(payload), call.correlation, ttl) > 0
 
-    def prepare(self, draft: Draft, timeout: float | None) -> None:
+    async def prepare(self, draft: Draft, timeout: float | None) -> None:
         """Asks for the handle of this draft, so that sending it waits for nobody."""
-        attachment = self._presence.wait_attached(draft.deadline)
+        attachment = await self._presence.wait_attached(draft.deadline)
         if attachment is not None:
             try:
-                self.handles.obtain(attachment, draft.name, False, draft.action, deadline_after(timeout))
+                await self.handles.obtain(attachment, draft.name, False, draft.action, deadline_after(timeout))
             except ConnectionLost:
                 pass  # the send will see
 
@@ -180,23 +187,25 @@ class Outbox:
         if outgoing.push() in _FULL:
             self._later(outgoing)
 
-    def _send_on(self, attachment: Attachment, draft: Draft) -> int | None:
+    async def _send_on(self, attachment: Attachment, draft: Draft) -> int | None:
         """The sequence, or None when this attachment has ended before the message was accepted."""
         name = draft.name
         topic = draft.kind is Kind.PUBLISH
         if isinstance(name, str) and not topic and draft.size + len(draft.headers) > FRAGMENT_BYTES:
-            name = self._member(attachment, name, draft)  # fragments of one message go to one process
+            name = await self._member(attachment, name, draft)  # fragments of one message go to one process
         again = isinstance(name, str)
         asked_again = False
         while True:
-            handle = self.handles.obtain(attachment, name, topic, draft.action, draft.deadline)
+            handle = self.handles.get(attachment, name, topic)
+            if handle is None or draft.action not in handle.allows:
+                handle = await self.handles.obtain(attachment, name, topic, draft.action, draft.deadline)
             if handle is None:
                 raise draft.backpressure()
             if draft.call is not None:
                 draft.call.outcomes.clear()  # of a Vnet that was lost before it had the request
                 draft.call.attachment = attachment
                 draft.call.handle = handle.number
-            result = self._hand_over(handle, draft) if draft.plain else self._push(handle, draft)
+            result = await (self._hand_over(handle, draft) if draft.plain else self._push(handle, draft))
             if result > 0:
                 return result
             if result in (Status.GONE, Status.REVOKED):
@@ -216,7 +225,7 @@ class Outbox:
                 attachment.give_up()
             return None
 
-    def _hand_over(self, handle: Handle, draft: Draft) -> int:
+    async def _hand_over(self, handle: Handle, draft: Draft) -> int:
         """A message of one record: its sequence or a status that ends it."""
         port = handle.attachment.port
         payload = draft.payload if isinstance(draft.payload, bytes) else port.buffer(draft.payload)
@@ -238,7 +247,7 @@ class Outbox:
                 return result
             if remaining(draft.deadline) == 0:
                 raise draft.backpressure()
-            self.room.wait(port, handle.slot, size, draft.deadline)
+            await self.room.wait(port, handle.slot, size, draft.deadline)
 
     def _remember(self, handle: Handle, draft: Draft) -> None:
         if handle.attachment is self._presence.attachment:
@@ -247,7 +256,7 @@ class Outbox:
             elif draft.kind is Kind.PUBLISH:
                 self.last_topic = (draft.to, handle.publish)
 
-    def _push(self, handle: Handle, draft: Draft) -> int:
+    async def _push(self, handle: Handle, draft: Draft) -> int:
         """Any other message: its sequence or a status that ends it. Whatever is raised, nothing of it stays."""
         port = handle.attachment.port
         outgoing = port.outgoing(
@@ -267,7 +276,7 @@ class Outbox:
                 if status == Status.OK:
                     return outgoing.sequence
                 if status == Status.AWAY and outgoing.begun and draft.kind is not Kind.REQUEST:
-                    if not self._goes_on(handle, draft):
+                    if not await self._goes_on(handle, draft):
                         outgoing.abort()
                         return status
                     continue
@@ -276,23 +285,23 @@ class Outbox:
                     return status
                 if remaining(draft.deadline) == 0:
                     raise draft.backpressure()
-                self.room.wait(port, handle.slot, min(size, FRAGMENT_BYTES), draft.deadline)
+                await self.room.wait(port, handle.slot, min(size, FRAGMENT_BYTES), draft.deadline)
         except BaseException:
             outgoing.abort()
             raise
         finally:
             handle.busy -= 1
 
-    def _goes_on(self, handle: Handle, draft: Draft) -> bool:
+    async def _goes_on(self, handle: Handle, draft: Draft) -> bool:
         """Waits for the next Vnet: whether it has adopted the port and renewed the handle."""
-        attachment = self._presence.wait_attached(draft.deadline)
+        attachment = await self._presence.wait_attached(draft.deadline)
         if attachment is None:
             raise draft.backpressure()
         return handle.attachment is attachment and not handle.gone
 
-    def _member(self, attachment: Attachment, alias: str, draft: Draft) -> UUID:
+    async def _member(self, attachment: Attachment, alias: str, draft: Draft) -> UUID:
         """One Vnic of this alias that is up."""
-        answer = self._questions.ask(attachment, Find(id=0, to=alias, is_uuid=False), draft.deadline)
+        answer = await self._questions.ask(attachment, Find(id=0, to=alias, is_uuid=False), draft.deadline)
         if answer is None:
             raise draft.backpressure()
         if isinstance(answer, Failed):

@@ -37,7 +37,7 @@ class Presence:
         if self.ended is not None:
             raise Closed(self.ended)
 
-    def wait_attached(self, deadline: float) -> Attachment | None:
+    async def wait_attached(self, deadline: float) -> Attachment | None:
         """The attachment, or None when there was none until the deadline. Raises Closed."""
         while True:
             attachment = self.attachment
@@ -52,7 +52,7 @@ class Presence:
                         return None
                     self._changed.wait(seconds)
 
-    def wait_gone(self, attachment: Attachment, deadline: float) -> bool:
+    async def wait_gone(self, attachment: Attachment, deadline: float) -> bool:
         """Until this attachment, which is known to be ending, is no longer the present one. False: it still was at
         the deadline. Raises Closed."""
         with self.lock:
@@ -72,13 +72,13 @@ class Presence:
             if self.ended is not None:
                 return False
             self.attachment = attachment
-            self._changed.notify_all()
+            self._notify()
             return True
 
     def leave(self) -> None:
         with self.lock:
             self.attachment = None
-            self._changed.notify_all()
+            self._notify()
 
     def drain(self) -> None:
         with self.lock:
@@ -90,8 +90,12 @@ class Presence:
             if self.ended is not None:
                 return False
             self.ended = why
-            self._changed.notify_all()
+            self._notify()
             return True
+
+    def _notify(self) -> None:
+        """Whoever waits looks again. Under the lock."""
+        self._changed.notify_all()
 
     def forked(self) -> None:
         """In the child: threads that held the locks do not exist here."""

@@ -6,7 +6,10 @@ its open questions end with ConnectionLost, and whoever asked decides whether to
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import msgspec
 
@@ -15,20 +18,26 @@ from layer8.protocol.control import Done, Failed, Wire
 from layer8.vnic.attachment import Attachment
 from layer8.vnic.connection import ConnectionLost
 from layer8.vnic.presence import Presence
-from layer8.vnic.waiting import Gate, slice_of
+from layer8.vnic.waiting import Gate, run_now, slice_of
 
 Answer = Done | Failed
 
 
+class Opens(Protocol):
+    """What somebody waits at."""
+
+    def open(self) -> None: ...
+
+
 class Question:
-    """One question on its way. `answer` stays None until it is there."""
+    """One question on its way. `answer` stays None until it is there; then, or when it is lost, the gate opens."""
 
     __slots__ = ("answer", "attachment", "gate", "id", "lost")
 
-    def __init__(self, number: int, attachment: Attachment) -> None:
+    def __init__(self, number: int, attachment: Attachment, gate: Opens) -> None:
         self.id = number
         self.attachment = attachment
-        self.gate = Gate()
+        self.gate = gate
         self.answer: Answer | None = None
         self.lost = False
 
@@ -41,9 +50,9 @@ class Questions:
         self._ids = itertools.count(1)
         self._open: dict[int, Question] = {}
 
-    def pose(self, attachment: Attachment, message: Wire) -> Question:
+    def pose(self, attachment: Attachment, message: Wire, gate: Opens | None = None) -> Question:
         """Sends it, its `id` set. Whoever poses a question also calls `forget`. Raises ConnectionLost."""
-        question = Question(next(self._ids), attachment)
+        question = Question(next(self._ids), attachment, gate or Gate())
         self._open[question.id] = question
         try:
             if attachment.lost:  # looked at after the entry is made: `lose` finds the entry, or we see this
@@ -57,9 +66,14 @@ class Questions:
     def forget(self, question: Question) -> None:
         self._open.pop(question.id, None)
 
-    def ask(self, attachment: Attachment, message: Wire, deadline: float) -> Answer | None:
+    async def ask(self, attachment: Attachment, message: Wire, deadline: float) -> Answer | None:
         """The answer of this Vnet, or None when there was none until the deadline. Raises ConnectionLost, Closed."""
-        question = self.pose(attachment, message)
+        return await self.ask_blocking(attachment, message, deadline)
+
+    async def ask_blocking(self, attachment: Attachment, message: Wire, deadline: float) -> Answer | None:
+        """The same, for whoever may block its thread."""
+        gate = Gate()
+        question = self.pose(attachment, message, gate)
         try:
             while question.answer is None:
                 if question.lost:
@@ -67,29 +81,21 @@ class Questions:
                 seconds = slice_of(deadline)
                 if seconds == 0:
                     return None
-                question.gate.wait(seconds)
+                gate.wait(seconds)
             return question.answer
         finally:
             self.forget(question)
 
-    def ask_any(self, message: Wire, deadline: float) -> Answer:
+    async def ask_any(self, message: Wire, deadline: float) -> Answer:
         """The answer of the Vnet that is there, or of the next one. Raises Unreachable at the deadline, Closed."""
-        while True:
-            attachment = self._presence.wait_attached(deadline)
-            if attachment is None:
-                raise Unreachable("the Vnet", "no Vnet is there")
-            try:
-                answer = self.ask(attachment, message, deadline)
-            except ConnectionLost:
-                answer = None
-                if self._presence.wait_gone(attachment, deadline):
-                    continue
-            if answer is None:
-                raise Unreachable("the Vnet", "it did not answer in time")
-            stopping = isinstance(answer, Failed) and answer.code == "stopping"
-            if stopping and self._presence.wait_gone(attachment, deadline):
-                continue
-            return answer
+        presence = self._presence
+        return await _ask_any(self.ask, presence.wait_attached, presence.wait_gone, message, deadline)
+
+    def ask_any_blocking(self, message: Wire, deadline: float) -> Answer:
+        """The same, for whoever may block its thread."""
+        attached = functools.partial(Presence.wait_attached, self._presence)
+        gone = functools.partial(Presence.wait_gone, self._presence)
+        return run_now(_ask_any(self.ask_blocking, attached, gone, message, deadline))
 
     def say(self, attachment: Attachment, message: Wire) -> None:
         """A question whose answer nobody waits for. A lost connection is noticed elsewhere."""
@@ -111,3 +117,28 @@ class Questions:
             if question.attachment is attachment:
                 question.lost = True
                 question.gate.open()
+
+
+async def _ask_any(
+    ask: Callable[[Attachment, Wire, float], Awaitable[Answer | None]],
+    wait_attached: Callable[[float], Awaitable[Attachment | None]],
+    wait_gone: Callable[[Attachment, float], Awaitable[bool]],
+    message: Wire,
+    deadline: float,
+) -> Answer:
+    while True:
+        attachment = await wait_attached(deadline)
+        if attachment is None:
+            raise Unreachable("the Vnet", "no Vnet is there")
+        try:
+            answer = await ask(attachment, message, deadline)
+        except ConnectionLost:
+            answer = None
+            if await wait_gone(attachment, deadline):
+                continue
+        if answer is None:
+            raise Unreachable("the Vnet", "it did not answer in time")
+        stopping = isinstance(answer, Failed) and answer.code == "stopping"
+        if stopping and await wait_gone(attachment, deadline):
+            continue
+        return answer

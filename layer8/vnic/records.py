@@ -77,6 +77,7 @@ class Records:
         name_of: Callable[[int], UUID | str | None],
         who_is: Callable[[weakref.ref[Attachment], int], str],
         report: Callable[[Undeliverable], None],
+        request: type[Request] = Request,
     ) -> None:
         """`name_of`: the destination that a handle stood for. `who_is`: the principal behind a number; it holds nothing
         of the Vnic. `report`: about a message that did not arrive and that no handler is told of."""
@@ -87,6 +88,7 @@ class Records:
         self._name_of = name_of
         self._who_is = who_is
         self._report = report
+        self._request = request
         self._reports: deque[Undeliverable] = deque()
         self._reported: set[int] = set()  # sequences of what was reported, and those of before
         self._reported_earlier: set[int] = set()
@@ -240,7 +242,8 @@ class Records:
         deadline = time.monotonic() + record.ttl / 1000 if record.ttl else math.inf
         # The record's fields of a request: `missed` is the index of the right to reply, `topic` its generation.
         right = Right(self._replies, record.missed, record.topic, record.correlation, deadline)
-        request = Request(payload, self._source(port, entry), entry[6], None, 0, header_map(headers), _right=right)
+        source = self._source(port, entry)
+        request = self._request(payload, source, entry[6], None, 0, header_map(headers), _right=right)
         # Before it is armed a request that is dropped with an interrupted batch means nothing to its caller.
         found.append((self._replies.arm, (record.missed, record.topic)))
         self._for_sink(found, expected, self.requests, request, len(payload))

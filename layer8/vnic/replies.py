@@ -18,7 +18,7 @@ from layer8.vnic.calls import REASON_HEADER
 from layer8.vnic.outbox import FRAGMENT_BYTES, Payload, check_payload
 from layer8.vnic.presence import Presence
 from layer8.vnic.room import Room
-from layer8.vnic.waiting import deadline_after, remaining
+from layer8.vnic.waiting import deadline_after, remaining, run_now
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -56,6 +56,14 @@ class Replies:
         return len(self._open)
 
     def reply(self, right: int, generation: int, correlation: int, payload: Buffer) -> None:
+        if not self.reply_at_once(right, generation, correlation, payload):
+            run_now(self.reply_later(right, generation, correlation, payload))
+
+    def fail(self, right: int, generation: int, correlation: int, reason: str, payload: bytes) -> None:
+        run_now(self.fail_later(right, generation, correlation, reason, payload))
+
+    def reply_at_once(self, right: int, generation: int, correlation: int, payload: Buffer) -> bool:
+        """Replies if that needs no waiting."""
         attachment = self._attachment
         if (
             type(payload) is bytes
@@ -64,13 +72,17 @@ class Replies:
             and attachment.port.reply(right, generation, correlation, payload, len(payload)) > 0
         ):
             self._open.discard((right, generation))
-            return
-        self._answer(Kind.REPLY, right, generation, correlation, check_payload(payload), b"")
+            return True
+        check_payload(payload)
+        return False
 
-    def fail(self, right: int, generation: int, correlation: int, reason: str, payload: bytes) -> None:
+    async def reply_later(self, right: int, generation: int, correlation: int, payload: Buffer) -> None:
+        await self._answer(Kind.REPLY, right, generation, correlation, check_payload(payload), b"")
+
+    async def fail_later(self, right: int, generation: int, correlation: int, reason: str, payload: bytes) -> None:
         text = reason.encode("utf-8", "replace").decode()[:_REASON_LETTERS]
         headers = encode_headers({REASON_HEADER: text}, reserved=True)
-        self._answer(Kind.FAILED_REPLY, right, generation, correlation, check_payload(payload), headers)
+        await self._answer(Kind.FAILED_REPLY, right, generation, correlation, check_payload(payload), headers)
 
     def abandon(self, right: int, generation: int, correlation: int) -> None:
         self._let_go(right, generation, correlation, Reason.UNANSWERED, b"")
@@ -102,7 +114,7 @@ class Replies:
         self._later = _drop
         self._open.clear()
 
-    def _answer(
+    async def _answer(
         self, kind: Kind, right: int, generation: int, correlation: int, payload: Payload, headers: bytes
     ) -> None:
         self._presence.check_open()
@@ -142,7 +154,7 @@ class Replies:
                     break  # with the Vnet the right has ended
                 if remaining(deadline) == 0:
                     raise Backpressure("the caller", self._timeout)
-                self._room.wait(port, -1, min(size + len(headers), FRAGMENT_BYTES), deadline)
+                await self._room.wait(port, -1, min(size + len(headers), FRAGMENT_BYTES), deadline)
         except BaseException:
             if outgoing is not None:
                 outgoing.abort()

@@ -21,7 +21,7 @@ class Room:
         self._turn = threading.Lock()
         self._waiters: list[object] = []
 
-    def wait(self, port: Port, slot: int, size: int, deadline: float) -> None:
+    async def wait(self, port: Port, slot: int, size: int, deadline: float) -> None:
         """Until `size` bytes may fit and the slot (-1: none) may be open, or a slice of the time has passed."""
         me = object()
         self._waiters.append(me)

@@ -15,6 +15,7 @@ from layer8.vnic.topics import Interest
 from layer8.vnic.waiting import FOREVER, deadline_after
 
 if TYPE_CHECKING:
+    from layer8.vnic.async_vnic import AsyncVnic
     from layer8.vnic.core import Core
     from layer8.vnic.vnic import Vnic
 
@@ -38,7 +39,7 @@ class Subscription(_Closable):
     `topic`: as subscribed. May be used from several threads.
     """
 
-    def __init__(self, vnic: Vnic, core: Core, interest: Interest, sink: Sink, missed: int) -> None:
+    def __init__(self, vnic: Vnic | AsyncVnic, core: Core, interest: Interest, sink: Sink, missed: int) -> None:
         self._vnic = vnic  # who has the subscription keeps the Vnic
         self._core = core
         self._interest = interest
@@ -76,7 +77,7 @@ class Stream(Subscription):
     """
 
     def __init__(
-        self, vnic: Vnic, core: Core, interest: Interest, sink: Sink, missed: int, queue: Queue[Message]
+        self, vnic: Vnic | AsyncVnic, core: Core, interest: Interest, sink: Sink, missed: int, queue: Queue[Message]
     ) -> None:
         super().__init__(vnic, core, interest, sink, missed)
         self._queue = queue
@@ -85,7 +86,7 @@ class Stream(Subscription):
     def close(self) -> None:
         """No more publications come, and those that wait are dropped. Safe twice."""
         super().close()
-        _end_queue(self._core, self._queue)
+        end_queue(self._core, self._queue)
 
     @property
     def missed(self) -> int:
@@ -111,8 +112,12 @@ class Stream(Subscription):
     def _next(self, deadline: float) -> Message | None:
         message = self._core.inbox.take(self._queue, deadline)
         if message is not None:
-            self._taken += 1
+            self.taken()
         return message
+
+    def taken(self) -> None:
+        """One more was taken from the queue."""
+        self._taken += 1
 
     def __iter__(self) -> Iterator[Message]:
         """Every publication, until the stream or the Vnic is closed, or drained."""
@@ -182,10 +187,10 @@ class Service(_Closable):
         if self._core.records.requests is self._sink:
             self._core.records.requests = None
         if self._sink.queue is not self._core.dispatcher.jobs:
-            _end_queue(self._core, self._sink.queue)
+            end_queue(self._core, self._sink.queue)
 
 
-def _end_queue(core: Core, queue: Queue[Any]) -> None:
+def end_queue(core: Core, queue: Queue[Any]) -> None:
     """Nothing comes into it any more, and whoever waits at it goes."""
     queue.ended = True
     core.inbox.remove_queue(queue)

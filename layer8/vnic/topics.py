@@ -10,8 +10,8 @@ still stands in the ring under an old number is not taken for another topic.
 
 from __future__ import annotations
 
-import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from layer8.dataplane import Port
@@ -23,7 +23,7 @@ from layer8.vnic.presence import Presence
 from layer8.vnic.questions import Questions
 from layer8.vnic.queues import Queue, Sink
 from layer8.vnic.refusals import error_of_failed
-from layer8.vnic.waiting import acquire_until
+from layer8.vnic.waiting import Turn
 
 NUMBERS = 1024
 """LAYER8_TOPICS of the layout: subscribed topics of one Vnic."""
@@ -37,12 +37,12 @@ class Interest:
 
     __slots__ = ("_missed_before", "_port", "asking", "confirmed", "number", "sinks", "topic")
 
-    def __init__(self, topic: str, number: int) -> None:
+    def __init__(self, topic: str, number: int, asking: Turn) -> None:
         self.topic = topic
         self.number = number
         self.sinks: tuple[Sink, ...] = ()
         self.confirmed: Attachment | None = None
-        self.asking = threading.Lock()  # held by the one who asks the Vnet
+        self.asking = asking  # held by the one who asks the Vnet
         self._port: Port | None = None
         self._missed_before = 0
 
@@ -68,10 +68,13 @@ class Interest:
 class Topics:
     """The interests of one Vnic. Look-ups are for whoever reads the ring; changes hold the Vnic's lock."""
 
-    def __init__(self, presence: Presence, questions: Questions, messages: Queue[Any]) -> None:
+    def __init__(
+        self, presence: Presence, questions: Questions, messages: Queue[Any], turn: Callable[[], Turn] = Turn
+    ) -> None:
         self._presence = presence
         self._questions = questions
         self._messages = messages
+        self._turn = turn
         self._interests: dict[str, Interest] = {}
         self._by_number: dict[int, tuple[str, tuple[Sink, ...]]] = {}
         self._free = deque(range(NUMBERS))
@@ -82,7 +85,7 @@ class Topics:
         """Topic and sinks of this number; nobody when the last of them was closed."""
         return self._by_number.get(number, _NOBODY)
 
-    def add(self, topic: str, sink: Sink, deadline: float, timeout: float | None) -> Interest:
+    async def add(self, topic: str, sink: Sink, deadline: float, timeout: float | None) -> Interest:
         """From its return on, what is published on this host comes to the sink. Raises Closed, NotAuthorized,
         Backpressure when no Vnet agreed in time."""
         with self._presence.lock:
@@ -91,33 +94,33 @@ class Topics:
             if interest is None:
                 if not self._free:
                     raise Layer8Error(f"a Vnic subscribes to {NUMBERS} topics at most; close a subscription")
-                interest = self._interests[topic] = Interest(topic, self._free.popleft())
+                interest = self._interests[topic] = Interest(topic, self._free.popleft(), self._turn())
             interest.sinks += (sink,)
             self._note(interest)
         try:
-            self._confirm(interest, deadline, timeout)
+            await self._confirm(interest, deadline, timeout)
         except BaseException:
             self.remove(interest, sink)
             raise
         return interest
 
-    def _confirm(self, interest: Interest, deadline: float, timeout: float | None) -> None:
-        if not acquire_until(interest.asking, deadline):
+    async def _confirm(self, interest: Interest, deadline: float, timeout: float | None) -> None:
+        if not await interest.asking.take(deadline):
             raise Backpressure("the Vnet", timeout)
         try:
             while True:
-                attachment = self._presence.wait_attached(deadline)
+                attachment = await self._presence.wait_attached(deadline)
                 if attachment is None:
                     raise Backpressure("the Vnet", timeout)
                 if interest.confirmed is attachment:
                     return
                 try:
-                    answer = self._questions.ask(attachment, self.question(interest), deadline)
+                    answer = await self._questions.ask(attachment, self.question(interest), deadline)
                 except ConnectionLost:
                     answer = _STOPPING
                 if isinstance(answer, Failed) and answer.code == "stopping":
                     answer = None
-                    if self._presence.wait_gone(attachment, deadline):
+                    if await self._presence.wait_gone(attachment, deadline):
                         continue
                 if answer is None:
                     raise Backpressure("the Vnet", timeout)

@@ -10,29 +10,26 @@ from typing import TYPE_CHECKING, NoReturn, Self
 from uuid import UUID
 
 from layer8.dataplane import Kind
-from layer8.errors import Backpressure, Closed, Layer8Error, NotFound, RequestTimeout
+from layer8.errors import Backpressure, Closed, Layer8Error, RequestTimeout
 from layer8.health.directory import check_filters
 from layer8.health_record import HealthRecord
 from layer8.message import Message, Request, Undeliverable
-from layer8.names import check_alias, check_timeout, check_topic, destination
-from layer8.protocol.control import Failed, Find, Health
+from layer8.names import check_alias, check_timeout, check_topic
 from layer8.security.loader import load_provider
 from layer8.security.provider import SecurityProvider
+from layer8.vnic import lookup
 from layer8.vnic.calls import ttl_ms
 from layer8.vnic.core import Core
 from layer8.vnic.election import Election
 from layer8.vnic.health_watch import HealthWatch
 from layer8.vnic.outbox import Draft, To
 from layer8.vnic.queues import Queue, Sink
-from layer8.vnic.refusals import error_of_failed
 from layer8.vnic.statistics import VnicStats, read_stats
 from layer8.vnic.subscription import Service, Stream, Subscription
-from layer8.vnic.waiting import FOREVER, NOW, Timeout, deadline_after, remaining, resolve
+from layer8.vnic.waiting import FOREVER, NOW, Timeout, deadline_after, resolve, run_now
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-_LONGEST_FIND = 5.0  # seconds a question waits at the Vnet; then it is asked again
 
 
 class Vnic:
@@ -139,9 +136,8 @@ class Vnic:
             sequence = call(payload, len(payload))
             if sequence > 0:
                 return sequence
-        return self._outbox.send(
-            Draft(Kind.UNICAST, to, payload, headers, resolve(timeout, self._core.timeout), ttl=_ttl(ttl))
-        )
+        draft = Draft(Kind.UNICAST, to, payload, headers, resolve(timeout, self._core.timeout), ttl=ttl_of(ttl))
+        return run_now(self._outbox.send(draft))
 
     def try_send(self, to: To, payload: Buffer, *, headers: Mapping[str, str | bytes] | None = None) -> bool:
         """Sends if that is possible at once; False: surely not sent. Raises as `send` does, but not Backpressure.
@@ -153,8 +149,8 @@ class Vnic:
             return True
         draft = Draft(Kind.UNICAST, to, payload, headers, 0.0)
         try:
-            self._outbox.prepare(draft, self._core.timeout)
-            self._outbox.send(draft)
+            run_now(self._outbox.prepare(draft, self._core.timeout))
+            run_now(self._outbox.send(draft))
         except Backpressure:
             return False
         return True
@@ -178,9 +174,9 @@ class Vnic:
             sequence = call(payload, len(payload), reliable)
             if sequence > 0:
                 return sequence
-        return self._outbox.send(
-            Draft(Kind.PUBLISH, topic, payload, headers, resolve(timeout, self._core.timeout), reliable=reliable)
-        )
+        seconds = resolve(timeout, self._core.timeout)
+        draft = Draft(Kind.PUBLISH, topic, payload, headers, seconds, reliable=reliable)
+        return run_now(self._outbox.send(draft))
 
     def request(
         self,
@@ -203,7 +199,8 @@ class Vnic:
         call = core.calls.begin(to, seconds)
         try:
             if headers is not None or not self._outbox.request_now(to, payload, call, ttl):
-                self._outbox.send(Draft(Kind.REQUEST, to, payload, headers, seconds, ttl=ttl, call=call))
+                draft = Draft(Kind.REQUEST, to, payload, headers, seconds, ttl=ttl, call=call)
+                run_now(self._outbox.send(draft))
             try:
                 answered = core.inbox.wait(call, deadline)
             except BaseException:
@@ -291,9 +288,9 @@ class Vnic:
         if handler is None:
             sink = Sink(self._messages)
         else:
-            sink = Sink(core.dispatcher.jobs, _callable(handler))
+            sink = Sink(core.dispatcher.jobs, check_handler(handler))
             core.dispatcher.start(core.inbox)
-        interest = core.topics.add(topic, sink, deadline_after(core.timeout), core.timeout)
+        interest = run_now(core.topics.add(topic, sink, deadline_after(core.timeout), core.timeout))
         return Subscription(self, core, interest, sink, interest.missed)
 
     def stream(self, topic: str, keep: int | None = None) -> Stream:
@@ -306,7 +303,7 @@ class Vnic:
         sink = Sink(queue)
         core.inbox.add_queue(queue)
         try:
-            interest = core.topics.add(topic, sink, deadline_after(core.timeout), core.timeout)
+            interest = run_now(core.topics.add(topic, sink, deadline_after(core.timeout), core.timeout))
         except BaseException:
             core.inbox.remove_queue(queue)
             raise
@@ -324,7 +321,7 @@ class Vnic:
             raise ValueError(f"a service has at least 1 worker, not {workers}")
         if self._core.records.requests is not None:
             raise ValueError("this Vnic serves already: close the other service first")
-        return Service(self, self._core, _callable(handler), workers)
+        return Service(self, self._core, check_handler(handler), workers)
 
     @property
     def on_undeliverable(self) -> Callable[[Undeliverable], object] | None:
@@ -340,7 +337,7 @@ class Vnic:
         if handler is None:
             core.records.undeliverable = None
         else:
-            core.records.undeliverable = Sink(core.dispatcher.jobs, _callable(handler))
+            core.records.undeliverable = Sink(core.dispatcher.jobs, check_handler(handler))
             core.dispatcher.start(core.inbox)
         self._on_undeliverable = handler
 
@@ -351,38 +348,13 @@ class Vnic:
 
         Raises NotFound, NotAuthorized, Unreachable when no Vnet answered in time, Closed.
         """
-        name = destination(to)
-        deadline = deadline_after(check_timeout(timeout))
-        patience = self._core.timeout
-        while True:
-            wait = min(remaining(deadline), _LONGEST_FIND)
-            question = Find(id=0, to=str(name), is_uuid=isinstance(name, UUID), timeout=wait)
-            patient = deadline_after(None if patience is None else wait + patience)
-            answer = self._core.questions.ask_any(question, patient)
-            if not isinstance(answer, Failed):
-                if answer.record is None:
-                    raise Layer8Error("the Vnet answered without a record")
-                return answer.record
-            error = error_of_failed(answer, name, self._principal(), "find")
-            if not isinstance(error, NotFound) or remaining(deadline) == 0:
-                raise error
+        return run_now(lookup.find(self._core, to, check_timeout(timeout)))
 
     def health(self, **filters: object) -> tuple[HealthRecord, ...]:
         """The health records of the overlay, in order of uuid. `filters`: alias, host, service, state,
         topic, kind, uuid or pid with the value it shall have, for instance `alias="store"` or `state="UP"`. Raises
         TypeError or ValueError for a filter that is none, NotAuthorized, Unreachable, Closed."""
-        wanted = check_filters(filters)
-        found: list[HealthRecord] = []
-        after: UUID | None = None
-        while True:
-            question = Health(id=0, after=after, filters=wanted)
-            page = self._core.questions.ask_any(question, deadline_after(self._core.timeout))
-            if isinstance(page, Failed):
-                raise error_of_failed(page, "the directory", self._principal(), "read-health")
-            found.extend(page.records)
-            if not page.more or not page.records:
-                return tuple(found)
-            after = page.records[-1].uuid
+        return run_now(lookup.health(self._core, filters))
 
     def watch(self, **filters: object) -> HealthWatch:
         """A stream of health events: who is there now, and then every change, with no gap between.
@@ -402,16 +374,12 @@ class Vnic:
         """
         return self._core.elect(self, check_alias(group))
 
-    def _principal(self) -> str:
-        attachment = self._core.presence.attachment
-        return "this Vnic" if attachment is None else attachment.attached.principal
-
     # ── the end ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def drain(self) -> None:
         """Takes no new messages: leaves its alias and its topics. Loops and `receive` end after the last message that
         was offered before; replies, and messages that somebody sends to its uuid, may still be sent meanwhile."""
-        self._core.drain()
+        run_now(self._core.drain())
 
     def close(self, timeout: float | None = 5.0) -> None:
         """Leaves the network; safe twice. What `send` accepted is still delivered; what was not received is lost.
@@ -438,13 +406,13 @@ class Vnic:
         raise TypeError("a Vnic belongs to its process: make one in each process")
 
 
-def _callable(handler: Callable[..., object]) -> Callable[..., object]:
+def check_handler(handler: Callable[..., object]) -> Callable[..., object]:
     if not callable(handler):
         raise TypeError(f"a handler is callable, not {type(handler).__name__}")
     return handler
 
 
-def _ttl(ttl: float | None) -> int:
+def ttl_of(ttl: float | None) -> int:
     seconds = check_timeout(ttl)
     if seconds == 0:
         raise ValueError("a ttl is more than 0 seconds")

@@ -1,5 +1,8 @@
 """How a thread waits here: deadlines, slices of them, and the gate that another thread opens.
 
+What waits is written once, as a coroutine. Here its waits block the thread, so it runs from beginning to end in one
+go (`run_now`); for an AsyncVnic the same waits are made of futures (`layer8.vnic.loop`).
+
 No wait is longer than a slice, because a signal that arrives between Python's last look and the system call would
 otherwise be seen only at its end. Whoever wakes looks again at what it waits for; a gate opened twice is open once.
 """
@@ -9,7 +12,9 @@ from __future__ import annotations
 import math
 import threading
 import time
-from types import EllipsisType
+from collections.abc import Coroutine
+from types import EllipsisType, TracebackType
+from typing import Any, TypeVar
 
 from layer8.names import check_timeout
 
@@ -22,6 +27,8 @@ NOW = -math.inf
 """The deadline of whoever does not wait."""
 
 FOREVER = math.inf
+
+T = TypeVar("T")
 
 Timeout = float | None | EllipsisType
 """As users pass it: seconds, None for ever, `...` for the time-out of the Vnic."""
@@ -78,9 +85,37 @@ class Gate:
         return self._lock.acquire(timeout=seconds)
 
 
-def acquire_until(lock: threading.Lock, deadline: float) -> bool:
-    """Takes the lock, looking at signals meanwhile. False: the deadline came first."""
-    while not lock.acquire(timeout=slice_of(deadline)):
-        if remaining(deadline) == 0:
-            return False
-    return True
+class Turn:
+    """A lock that is waited for with a deadline. `with` takes it without one, in any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    async def take(self, deadline: float) -> bool:
+        """Takes it, looking at signals meanwhile. False: the deadline came first."""
+        while not self._lock.acquire(timeout=slice_of(deadline)):
+            if remaining(deadline) == 0:
+                return False
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def run_now(coroutine: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine whose waits block."""
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    coroutine.close()
+    raise RuntimeError("a wait of this Vnic belongs to an event loop")
