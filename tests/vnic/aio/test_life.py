@@ -351,7 +351,7 @@ def test_it_goes_on_with_the_next_vnet(run: Run, make_own: Make, own_vnet: Runni
                 assert (await other.request("survivor", b"q")).payload == b"q"
                 assert vnic.uuid == uuid
             waiting.cancel(), streaming.cancel()
-            assert (await vnic.stats()).attachments == 4
+            assert (await vnic.stats()).attachments >= 4
 
     run(scenario())
 
