@@ -62,13 +62,15 @@ def test_chime_rings_when_a_slow_receiver_has_room_again(attach: Callable[..., V
     while (status := sender.port.send(handle, payload, len(payload))) != Status.XOFF:
         sent += status > 0
         assert time.monotonic() < deadline
-    assert sender.port.room(handle & 0xFFFF, 1) == 0
+    chime = sender.switch_port.chime_fd
     assert sender.port.arm_room() == Status.OK
     assert sender.port.room(handle & 0xFFFF, 1) == 0
     receiver.receive(sent)
     receiver.port.wait_arrived(0.0)  # all of it is read
-    assert _rings(sender.switch_port.chime_fd)
-    assert sender.port.room(handle & 0xFFFF, 1) == 1
+    while sender.port.room(handle & 0xFFFF, 1) == 0:  # it rings for room in the transmit ring, too
+        assert _rings(chime)
+        _harvest(chime)
+        assert sender.port.arm_room() == Status.OK
 
 
 def test_shut_port_is_not_waited_for(attach: Callable[..., Vnic]) -> None:
