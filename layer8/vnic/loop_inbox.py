@@ -16,6 +16,7 @@ import logging
 import select
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -37,7 +38,7 @@ from layer8.vnic.records import Records
 from layer8.vnic.room import Room
 from layer8.vnic.waiting import FOREVER, NOW, Turn
 
-_BATCHES = 4  # read in one go; then the loop's other work has its turn
+_PIECES = 16  # of batches, read in one go; then the loop's other work has its turn
 _HANDLED = 64
 
 _logger = logging.getLogger("layer8.vnic")
@@ -77,8 +78,7 @@ class LoopInbox(Inbox):
             return True
         self._check(until_drained)
         if not self._armed or deadline == NOW:
-            self._read_once()
-            self._wake_ready()
+            empty = self._read_until(lambda: self._is_free(queue))
             if self._is_free(queue):
                 return True
             self._check(until_drained)
@@ -88,7 +88,7 @@ class LoopInbox(Inbox):
         if waiters is None:
             waiters = self._queued[queue] = Waiters(self._home)
         if not self._armed:
-            self._arm()
+            self._go_on(empty)
         try:
             return await waiters.wait(deadline)
         finally:
@@ -129,10 +129,10 @@ class LoopInbox(Inbox):
         try:
             while not call.ready():
                 if not self._armed:
-                    self._read_once()
+                    empty = self._read_until(call.ready)
                     if call.ready():
                         break
-                    self._arm()
+                    self._go_on(empty)
                 if not await call.gate.wait(deadline):
                     return call.ready()
             return True
@@ -142,7 +142,7 @@ class LoopInbox(Inbox):
     # ── reading ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _read_once(self) -> bool:
-        """One batch, if there is one. False: the ring was empty, or there is nothing to read from."""
+        """A piece of a batch, if there is one. False: the ring was empty, or there is nothing to read from."""
         with self._lock:
             port = self._port
             if port is None or self._leader:
@@ -156,10 +156,28 @@ class LoopInbox(Inbox):
             self._drained = True
         return found
 
+    def _read_until(self, ready: Callable[[], bool]) -> bool:
+        """Reads for a while, until `ready()`. Whether the ring was found empty."""
+        for _ in range(_PIECES):
+            found = self._read_once()
+            self._wake_ready()
+            if not found:
+                return True
+            if ready():
+                break
+        return False
+
+    def _go_on(self, empty: bool) -> None:
+        """Somebody waits: for the chime, or for what has been read only in part."""
+        if empty:
+            self._arm()
+        else:
+            self._turn_soon()
+
     def _turn(self) -> None:
         """Reads until everybody has what they wait for, or the ring is empty; then the chime is waited for."""
         self._turning = False
-        for _ in range(_BATCHES):
+        for _ in range(_PIECES):
             self._wake_ready()
             if not self._is_wanted():
                 return
