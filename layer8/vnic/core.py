@@ -68,6 +68,7 @@ from layer8.vnic.election import Election
 from layer8.vnic.keeper import Keeper
 from layer8.vnic.outbox import Outbox
 from layer8.vnic.parts import Parts
+from layer8.vnic.presence import Presence
 from layer8.vnic.questions import Answer
 from layer8.vnic.queues import Queue
 from layer8.vnic.records import Records
@@ -451,7 +452,7 @@ class Core:
                 _logger.warning("%s is closed; no Vnet has taken %d message(s)", self.presence.what, len(messages))
                 return
             try:
-                self.presence.wait_attached(min(deadline, time.monotonic() + SLICE))
+                run_now(Presence.wait_attached(self.presence, min(deadline, time.monotonic() + SLICE)))  # it may block
             except Closed:
                 return
 
