@@ -25,6 +25,7 @@ principal for host, the overlay for the others. "*" alone is everything.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import tomllib
@@ -73,6 +74,12 @@ class Pattern:
     @classmethod
     def parse(cls, written: str) -> Pattern:
         """Raises ValueError for a star or a backslash that means nothing."""
+        if "\\" not in written and written:  # by far the most
+            star = written.find("*")
+            if star < 0:
+                return cls(text=written)
+            if star == len(written) - 1:
+                return cls(text=written[:-1], is_prefix=True)
         signs: list[str] = []
         rest = iter(enumerate(written))
         for at, sign in rest:
@@ -220,7 +227,10 @@ class PolicyFile:
         """Raises PolicyError: without a policy there is nothing to begin with."""
         self.path = path
         self._seen = _signature(path)
-        self.policy = read(path)
+        data = _content(path)
+        self._digest = hashlib.sha256(data).digest()  # of what was looked at last
+        self._wrong: PolicyError | None = None  # with that
+        self.policy = _from(data, path, 1)
         self.error: PolicyError | None = None
 
     def refresh(self, *, force: bool = False) -> bool:
@@ -233,12 +243,27 @@ class PolicyFile:
             return False
         self._seen = seen
         try:
-            policy = read(self.path, self.policy.generation + 1)
+            data = _content(self.path)
+            changed = self._take(data)
         except PolicyError as error:
             self.error = error
             raise
         self.error = None
-        self.policy = policy
+        return changed
+
+    def _take(self, data: bytes) -> bool:
+        """What stands in the file now. Whether it is another policy than the one in force."""
+        digest = hashlib.sha256(data).digest()
+        if digest == self._digest:  # read a moment ago, most likely
+            if self._wrong is not None:
+                raise self._wrong
+            return False
+        self._digest, self._wrong = digest, None
+        try:
+            self.policy = _from(data, self.path, self.policy.generation + 1)
+        except PolicyError as error:
+            self._wrong = error
+            raise
         return True
 
 
@@ -256,6 +281,10 @@ def _signature(path: Path) -> tuple[int, ...]:
 
 def read(path: Path, generation: int = 1) -> Policy:
     """The policy in a file. Raises PolicyError, also for a file that everybody may write."""
+    return _from(_content(path), path, generation)
+
+
+def _content(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
             found = os.fstat(file.fileno())
@@ -266,6 +295,10 @@ def read(path: Path, generation: int = 1) -> Policy:
         raise PolicyError(str(path), f"it cannot be read: {error.strerror or error}") from error
     if len(data) > LARGEST_FILE:
         raise PolicyError(str(path), f"it has more than {LARGEST_FILE} bytes")
+    return data
+
+
+def _from(data: bytes, path: Path, generation: int) -> Policy:
     try:
         document = tomllib.loads(data.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -319,3 +319,23 @@ def test_a_pattern_is_read_as_it_is_written_or_refused(text: str) -> None:
         return
     assert str(pattern) == text
     assert Pattern.parse(str(pattern)) == pattern
+
+
+def test_a_file_that_is_as_it_was_is_good_again_after_it_could_not_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    good = "[[allow]]\nwho='a'\nmay='send'\nwhat='b'"
+    path.write_text(good)
+    file = PolicyFile(path)
+    path.unlink()
+    with pytest.raises(PolicyError, match="cannot be read"):
+        file.refresh(force=True)
+    path.write_text(good)
+    assert not file.refresh(force=True)
+    assert file.error is None
+    path.write_text("nonsense")
+    for _ in range(2):
+        with pytest.raises(PolicyError, match="not TOML"):
+            file.refresh(force=True)
+    path.write_text(good)
+    assert file.refresh()
+    assert file.error is None
