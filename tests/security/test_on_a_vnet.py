@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from layer8 import Layer8Error, NotAuthorized, SecurityMismatch, Vnic
+from layer8 import Layer8Error, NotAuthorized, SecurityMismatch, VnetNotFound, Vnic
 from layer8.security.local import LocalProvider
 from layer8.security.x509 import X509Provider
 from layer8.testing import Overlay, RunningVnet, make_overlay, running_vnet
@@ -207,3 +209,38 @@ def test_who_is_refused_learns_no_more_than_that(start: Start, overlay: Overlay,
     with pytest.raises(NotAuthorized) as caught:
         Vnic(vnet=str(start().socket), security=provider)
     assert "expired" not in str(caught.value)
+
+
+_LISTEN = f"""
+import os, socket, sys
+os.setgroups([]); os.setgid({STRANGER}); os.setuid({STRANGER})
+trap = socket.socket(socket.AF_UNIX)
+trap.bind(sys.argv[1])
+trap.listen()
+print("listens", flush=True)
+sys.stdin.readline()
+"""
+
+
+@root_alone
+def test_a_socket_at_which_another_uid_listens_is_not_asked() -> None:
+    place = Path(tempfile.mkdtemp(prefix="l8-", dir="/tmp"))
+    try:
+        os.chown(place, STRANGER, STRANGER)
+        trap = place / "default.sock"
+        child = subprocess.Popen(
+            [sys.executable, "-c", _LISTEN, str(trap)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        with child:
+            try:
+                assert child.stdout is not None
+                assert child.stdout.readline() == "listens\n"
+                with pytest.raises(VnetNotFound, match=f"belongs to uid {STRANGER}"):
+                    Vnic(vnet=str(trap), attach_timeout=0)
+                os.chown(trap, 0, 0)  # as if a name could be made to look right
+                with pytest.raises(VnetNotFound, match=f"uid {STRANGER} listens at a socket of uid 0"):
+                    Vnic(vnet=str(trap), attach_timeout=0)
+            finally:
+                child.kill()
+    finally:
+        shutil.rmtree(place)
