@@ -44,4 +44,4 @@ def test_its_configuration_and_its_policy_can_be_used() -> None:
 
 
 def test_its_commands_are_there() -> None:
-    assert {name for name in re.findall(r"layer8 security (\w+)", TEXT)} <= set(COMMANDS)
+    assert set(re.findall(r"layer8 security (\w+)", TEXT)) <= set(COMMANDS)
