@@ -200,10 +200,12 @@ int layer8_mirror_arm(layer8_mirror *mirror);
 
 typedef struct layer8_switch layer8_switch;
 typedef struct layer8_switch_port layer8_switch_port;
+typedef struct layer8_link layer8_link;
 
 #define LAYER8_TARGET_PORT 1
 #define LAYER8_TARGET_ALIAS 2
 #define LAYER8_TARGET_TOPIC 3
+#define LAYER8_TARGET_REFUSED 4   /* GRANT on a proxy: what comes under the handle goes back as revoked */
 
 #define LAYER8_ALLOW_SEND 1
 #define LAYER8_ALLOW_REQUEST 2
@@ -224,10 +226,22 @@ typedef struct layer8_switch_port layer8_switch_port;
 #define LAYER8_COMMAND_STOP 10         /* layer8_switch_run returns */
 #define LAYER8_COMMAND_RESUME 11       /* the port's renewals are complete */
 #define LAYER8_COMMAND_START 12        /* ends `frozen`: records move from now on */
+/* Links. A *link* is a number: a session with an adjacent Vnet, with or without a connection. A *proxy* is a port that
+ * stands for a Vnic there, or for that Vnet itself as a subscriber; REMOVE_PORT, GRANT, REVOKE, JOIN_ALIAS, LEAVE_ALIAS,
+ * SUBSCRIBE (b: the far Vnet's topic number, under 65536) and UNSUBSCRIBE take one. A GRANT replaces what its slot had. */
+#define LAYER8_COMMAND_ADD_LINK 13     /* value: its number */
+#define LAYER8_COMMAND_LINK_UP 14      /* a: link, pointer: the queues of its connection, b: 1: another epoch than before */
+#define LAYER8_COMMAND_LINK_DOWN 15    /* a: link. From DONE on the queues are the caller's again */
+#define LAYER8_COMMAND_REMOVE_LINK 16  /* a: link, b: reason. GONE for each of its proxies; the queues as with LINK_DOWN */
+#define LAYER8_COMMAND_ADD_REMOTE 17   /* pointer: from layer8_switch_remote_new. a: number of its principal, b: link */
+#define LAYER8_COMMAND_REFUSE_SOURCE 18 /* a: link, pointer: 16 bytes, a uuid: what came from it goes back as revoked */
 
 #define LAYER8_EVENT_DONE 1
 #define LAYER8_EVENT_GONE 2            /* a port is reaped; its layer8_switch_port may be freed */
 #define LAYER8_EVENT_VIOLATION 3       /* value: enum layer8_violation; GONE follows */
+#define LAYER8_EVENT_RESOLVE 4         /* may `source`, over `link`, send that? It waits until ADD_REMOTE (when `port` is 0)
+                                          and a GRANT of the slot and generation, or REFUSE_SOURCE */
+#define LAYER8_EVENT_LINK_VIOLATION 5  /* nothing more is taken from this connection of `link` */
 
 typedef struct {
     uint32_t kind;
@@ -235,6 +249,12 @@ typedef struct {
     uint64_t token;
     int64_t value;
     layer8_switch_port *pointer;       /* with GONE */
+    uint32_t link;                     /* the rest with RESOLVE, the first with LINK_VIOLATION */
+    uint16_t slot, generation;
+    uint32_t topic;                    /* destination_kind topic: its number here */
+    uint8_t record_kind, destination_kind;
+    uint8_t source[16];
+    uint8_t destination[16];           /* else the Vnic (alias: the member that was chosen) */
 } layer8_event;
 
 typedef struct {
@@ -268,7 +288,7 @@ int layer8_switch_run(layer8_switch *sw);                              /* the sw
 int layer8_switch_event_fd(layer8_switch *sw);                         /* readable while events wait */
 /* One thread gives commands and takes events. 0, or LAYER8_FULL. */
 int layer8_switch_command(layer8_switch *sw, uint32_t kind, uint64_t token, uint32_t port, uint32_t a, uint32_t b,
-                          uint32_t c, uint32_t d, layer8_switch_port *pointer);
+                          uint32_t c, uint32_t d, void *pointer);
 int layer8_switch_events(layer8_switch *sw, layer8_event *events, uint32_t max);
 /* Checks type, seals and sizes, maps, makes the doorbell. Any thread. NULL: *status says why. `adopt` 0: the rings must
  * be empty; 1: the segment served an earlier Vnet, its positions are taken over after checking them. LAYER8_OWN_FILE may
@@ -280,9 +300,36 @@ int layer8_switch_port_doorbell(layer8_switch_port *port);             /* a desc
  * semaphores. Owned by the port, to be passed to the Vnic; or LAYER8_SYSTEM. */
 int layer8_switch_port_chime(layer8_switch_port *port);
 uint64_t layer8_switch_port_bytes(layer8_switch_port *port);
+layer8_switch_port *layer8_switch_remote_new(const uint8_t *uuid);     /* a proxy; NULL: out of memory */
 void layer8_switch_port_free(layer8_switch_port *port);                /* after GONE, or when never added */
 /* Any thread, while the port is not freed. */
 void layer8_switch_port_read(layer8_switch_port *port, layer8_port_counters *counters);
 void layer8_switch_read(layer8_switch *sw, layer8_switch_counters *counters);
+
+/* The two queues of one connection, `queue_bytes` each (512 KiB to 64 MiB). Its link thread collects and feeds, the switch
+ * does the rest between LINK_UP and LINK_DOWN; what is fed earlier waits. Freed when neither uses it. */
+typedef struct {
+    uint64_t offset;
+    uint32_t length;
+} layer8_control_frame;
+
+typedef struct {
+    uint64_t records_out, bytes_out, batches_out;
+    uint64_t records_in, bytes_in, batches_in;
+    uint64_t out_fill, in_fill, capacity;
+} layer8_link_counters;
+
+layer8_link *layer8_link_new(uint64_t queue_bytes);                    /* NULL: out of memory or descriptors */
+void layer8_link_free(layer8_link *link);
+/* Readable after a `collect` that found nothing, when there is something; after a `feed` that did not consume a whole
+ * frame, when there is room. */
+int layer8_link_event_fd(layer8_link *link);
+/* Fills the buffer with whole frames to be sent: how many bytes. `size` at least 132096 + 4. */
+uint64_t layer8_link_collect(layer8_link *link, uint8_t *buffer, uint64_t size);
+/* Takes received bytes: control frames are returned (how many, at most `max`), data frames go to the switch. What was not
+ * consumed is an unfinished frame, or found no room, or came after `max`. LAYER8_CORRUPT: what cannot be; close. */
+int layer8_link_feed(layer8_link *link, const uint8_t *bytes, uint64_t length, layer8_control_frame *controls,
+                     uint32_t max, uint64_t *consumed);
+void layer8_link_read(layer8_link *link, layer8_link_counters *counters); /* any thread */
 
 int layer8_layout_version(void);

@@ -20,13 +20,24 @@ from layer8.dataplane.codes import (
     Status,
     Target,
 )
+from layer8.dataplane.link import CONTROL_MAX, FRAME_MAX, Link, LinkCounters, RemotePort, control_frame
 from layer8.dataplane.mirror import Mirror, MirrorCorrupt, MirrorPlace, make_mirror
 from layer8.dataplane.port import Batch, Entry, Outgoing, Port, PortStats, Record
 from layer8.dataplane.segment import Segment
-from layer8.dataplane.switch import PortCounters, Switch, SwitchConfig, SwitchCounters, SwitchEvent, SwitchPort
+from layer8.dataplane.switch import (
+    PortCounters,
+    Question,
+    Switch,
+    SwitchConfig,
+    SwitchCounters,
+    SwitchEvent,
+    SwitchPort,
+)
 
 __all__ = [
+    "CONTROL_MAX",
     "FRAGMENT_BYTES",
+    "FRAME_MAX",
     "HEADERS_MAX",
     "NO_SOURCE",
     "SLOTS",
@@ -38,6 +49,8 @@ __all__ = [
     "Event",
     "Flag",
     "Kind",
+    "Link",
+    "LinkCounters",
     "Mirror",
     "MirrorCorrupt",
     "MirrorPlace",
@@ -45,8 +58,10 @@ __all__ = [
     "Port",
     "PortCounters",
     "PortStats",
+    "Question",
     "Reason",
     "Record",
+    "RemotePort",
     "Segment",
     "SlotState",
     "Status",
@@ -56,5 +71,6 @@ __all__ = [
     "SwitchEvent",
     "SwitchPort",
     "Target",
+    "control_frame",
     "make_mirror",
 ]

@@ -77,6 +77,7 @@ class _Lib:
     LAYER8_TARGET_PORT: int
     LAYER8_TARGET_ALIAS: int
     LAYER8_TARGET_TOPIC: int
+    LAYER8_TARGET_REFUSED: int
 
     LAYER8_COMMAND_ADD_PORT: int
     LAYER8_COMMAND_REMOVE_PORT: int
@@ -90,10 +91,18 @@ class _Lib:
     LAYER8_COMMAND_STOP: int
     LAYER8_COMMAND_RESUME: int
     LAYER8_COMMAND_START: int
+    LAYER8_COMMAND_ADD_LINK: int
+    LAYER8_COMMAND_LINK_UP: int
+    LAYER8_COMMAND_LINK_DOWN: int
+    LAYER8_COMMAND_REMOVE_LINK: int
+    LAYER8_COMMAND_ADD_REMOTE: int
+    LAYER8_COMMAND_REFUSE_SOURCE: int
 
     LAYER8_EVENT_DONE: int
     LAYER8_EVENT_GONE: int
     LAYER8_EVENT_VIOLATION: int
+    LAYER8_EVENT_RESOLVE: int
+    LAYER8_EVENT_LINK_VIOLATION: int
 
     def layer8_layout_version(self) -> int: ...
     def layer8_segment_create(self, ring_bytes: int, uuid: bytes, /) -> int: ...
@@ -169,6 +178,16 @@ class _Lib:
     def layer8_switch_port_free(self, port: CData, /) -> None: ...
     def layer8_switch_port_read(self, port: CData, counters: CData, /) -> None: ...
     def layer8_switch_read(self, switch: CData, counters: CData, /) -> None: ...
+    def layer8_switch_remote_new(self, uuid: bytes, /) -> CData: ...
+
+    def layer8_link_new(self, queue_bytes: int, /) -> CData: ...
+    def layer8_link_free(self, link: CData, /) -> None: ...
+    def layer8_link_event_fd(self, link: CData, /) -> int: ...
+    def layer8_link_collect(self, link: CData, buffer: CData, size: int, /) -> int: ...
+    def layer8_link_feed(
+        self, link: CData, received: CData, length: int, controls: CData, count: int, consumed: CData, /
+    ) -> int: ...
+    def layer8_link_read(self, link: CData, counters: CData, /) -> None: ...
 
 ffi: _Ffi
 lib: _Lib

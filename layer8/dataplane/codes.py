@@ -101,6 +101,7 @@ class Target(enum.IntEnum):
     PORT = lib.LAYER8_TARGET_PORT
     ALIAS = lib.LAYER8_TARGET_ALIAS
     TOPIC = lib.LAYER8_TARGET_TOPIC
+    REFUSED = lib.LAYER8_TARGET_REFUSED  # of a proxy: what comes under the handle goes back
 
 
 class Allow(enum.IntFlag):
@@ -125,14 +126,23 @@ class Command(enum.IntEnum):
     STOP = lib.LAYER8_COMMAND_STOP
     RESUME = lib.LAYER8_COMMAND_RESUME
     START = lib.LAYER8_COMMAND_START
+    ADD_LINK = lib.LAYER8_COMMAND_ADD_LINK
+    LINK_UP = lib.LAYER8_COMMAND_LINK_UP
+    LINK_DOWN = lib.LAYER8_COMMAND_LINK_DOWN
+    REMOVE_LINK = lib.LAYER8_COMMAND_REMOVE_LINK
+    ADD_REMOTE = lib.LAYER8_COMMAND_ADD_REMOTE
+    REFUSE_SOURCE = lib.LAYER8_COMMAND_REFUSE_SOURCE
 
 
 class Event(enum.IntEnum):
-    """What the switch says. DONE: a command was carried out. GONE: a port is reaped. VIOLATION: GONE follows."""
+    """What the switch says. DONE: a command was carried out. GONE: a port is reaped. VIOLATION: GONE follows. RESOLVE:
+    may a Vnic of another host send that? LINK_VIOLATION: nothing more is taken from this connection."""
 
     DONE = lib.LAYER8_EVENT_DONE
     GONE = lib.LAYER8_EVENT_GONE
     VIOLATION = lib.LAYER8_EVENT_VIOLATION
+    RESOLVE = lib.LAYER8_EVENT_RESOLVE
+    LINK_VIOLATION = lib.LAYER8_EVENT_LINK_VIOLATION
 
 
 def error_of_status(status: int, what: str) -> OSError | ValueError:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from layer8.dataplane._core import ffi, lib
-from layer8.dataplane.codes import Status, error_of_status
+from layer8.dataplane.codes import Event, Status, Target, error_of_status
+from layer8.dataplane.link import Link, RemotePort
 
 if TYPE_CHECKING:
     from layer8.dataplane._core import CData
@@ -75,13 +76,44 @@ class PortCounters:
     state: int
 
 
+class Question(NamedTuple):
+    """With RESOLVE: may `source`, over `link`, send that? What it sent waits for the answer.
+
+    `slot` and `generation` are of the sender's own handle. `destination` is a Vnic here (of an alias: the member that
+    the sender's Vnet chose), or the number of a topic here.
+    """
+
+    link: int
+    source: UUID
+    slot: int
+    generation: int
+    record_kind: int
+    destination_kind: int
+    destination: UUID | int
+
+
 class SwitchEvent(NamedTuple):
-    """`token` and `value` are of DONE (the command's token and its status); `value` of VIOLATION says what it was."""
+    """`token` and `value` are of DONE (the command's token and its status); `value` of VIOLATION says what it was, of
+    GONE why, of LINK_VIOLATION which link."""
 
     kind: int
     port: int
     token: int
     value: int
+    question: Question | None = None
+
+
+def _question(event: CData) -> Question:
+    topic = event.destination_kind == Target.TOPIC
+    return Question(
+        event.link,
+        UUID(bytes=bytes(event.source)),
+        event.slot,
+        event.generation,
+        event.record_kind,
+        event.destination_kind,
+        event.topic if topic else UUID(bytes=bytes(event.destination)),
+    )
 
 
 class SwitchPort:
@@ -195,10 +227,16 @@ class Switch:
         b: int = 0,
         c: int = 0,
         d: int = 0,
-        pointer: SwitchPort | None = None,
+        pointer: SwitchPort | RemotePort | Link | UUID | None = None,
     ) -> int:
         """Gives a command: OK, or FULL when it must be given again later. Its event DONE carries `token`."""
-        given = ffi.NULL if pointer is None else pointer.pointer
+        given: CData
+        if pointer is None:
+            given = ffi.NULL
+        elif isinstance(pointer, UUID):
+            given = ffi.from_buffer("uint8_t[]", pointer.bytes)
+        else:
+            given = pointer.pointer
         return lib.layer8_switch_command(self.pointer, kind, token, port, a, b, c, d, given)
 
     def events(self) -> list[SwitchEvent]:
@@ -208,7 +246,12 @@ class Switch:
             count = lib.layer8_switch_events(self.pointer, self._events, _EVENTS)
             for index in range(count):
                 event = self._events[index]
-                found.append(SwitchEvent(event.kind, event.port, event.token, event.value))
+                if event.kind == Event.RESOLVE:
+                    found.append(SwitchEvent(event.kind, event.port, 0, 0, _question(event)))
+                elif event.kind == Event.LINK_VIOLATION:
+                    found.append(SwitchEvent(event.kind, 0, 0, event.link))
+                else:
+                    found.append(SwitchEvent(event.kind, event.port, event.token, event.value))
             if count < _EVENTS:
                 return found
 

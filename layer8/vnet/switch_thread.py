@@ -11,10 +11,15 @@ import collections
 import logging
 import threading
 from collections.abc import Callable
+from typing import TypeAlias
+from uuid import UUID
 
-from layer8.dataplane import Command, Event, Status, Switch, SwitchPort
+from layer8.dataplane import Command, Event, Link, RemotePort, Status, Switch, SwitchPort
 
 _log = logging.getLogger("layer8.vnet")
+
+
+Pointer: TypeAlias = SwitchPort | RemotePort | Link | UUID | None
 
 
 class SwitchStopped(Exception):
@@ -41,9 +46,7 @@ class SwitchThread:
         self._violated = violated
         self._tokens = 0
         self._answers: dict[int, asyncio.Future[int]] = {}
-        self._waiting: collections.deque[tuple[int, int, int, int, int, int, int, SwitchPort | None]] = (
-            collections.deque()
-        )
+        self._waiting: collections.deque[tuple[int, int, int, int, int, int, int, Pointer]] = collections.deque()
         self._thread = threading.Thread(target=self._run, name=f"layer8-switch-{name}", daemon=True)
 
     def start(self) -> None:
@@ -78,7 +81,7 @@ class SwitchThread:
         b: int = 0,
         c: int = 0,
         d: int = 0,
-        pointer: SwitchPort | None = None,
+        pointer: Pointer = None,
     ) -> asyncio.Future[int]:
         """Gives a command; its status when it was carried out. Commands are carried out in the order given."""
         answer: asyncio.Future[int] = self._loop.create_future()
@@ -97,7 +100,7 @@ class SwitchThread:
             self._waiting.popleft()
 
     def _take_events(self) -> None:
-        for kind, port, token, value in self.switch.events():
+        for kind, port, token, value, _question in self.switch.events():
             if kind == Event.DONE:
                 answer = self._answers.pop(token, None)
                 if answer is not None and not answer.done():

@@ -26,7 +26,10 @@ struct world {
     layer8_switch *sw;
     pthread_t thread;
     uint64_t token;
-    uint32_t gone, violations;
+    uint32_t gone, violations, link_violations;
+    uint8_t first_uuid; /* worlds that are joined differ in it */
+    void *owner;
+    void (*resolve)(struct world *world, const layer8_event *event);
     uint16_t generations[WORLD_PORTS];
     layer8_switch_port *ports[WORLD_PORTS];
     layer8_port *opened[4 * WORLD_PORTS]; /* closed by world_stop */
@@ -76,12 +79,16 @@ static inline int64_t world_wait(struct world *world, uint64_t token, uint32_t g
                 world->gone++;
             } else if (events[n].kind == LAYER8_EVENT_VIOLATION) {
                 world->violations++;
+            } else if (events[n].kind == LAYER8_EVENT_LINK_VIOLATION) {
+                world->link_violations++;
+            } else if (events[n].kind == LAYER8_EVENT_RESOLVE) {
+                world->resolve(world, &events[n]);
             } else if (events[n].token == token) {
                 found = true;
                 value = events[n].value;
             }
         }
-        if (token != 0 ? found : world->gone >= gone) {
+        if (token != 0 ? found : world->gone >= gone) { /* gone 0: at once */
             return value;
         }
         struct pollfd wait = {.fd = layer8_switch_event_fd(world->sw), .events = POLLIN};
@@ -90,7 +97,7 @@ static inline int64_t world_wait(struct world *world, uint64_t token, uint32_t g
 }
 
 static inline int64_t world_command(struct world *world, uint32_t kind, uint32_t port, uint32_t a, uint32_t b,
-                                    uint32_t c, layer8_switch_port *pointer) {
+                                    uint32_t c, void *pointer) {
     uint64_t token = ++world->token;
     CHECK(layer8_switch_command(world->sw, kind, token, port, a, b, c, 0, pointer) == LAYER8_OK);
     return world_wait(world, token, 0);
@@ -108,7 +115,7 @@ static inline void world_stop(struct world *world) {
 static inline void vnic_attach(struct vnic *vnic, struct world *world, uint32_t index) {
     int status = 0;
     memset(vnic, 0, sizeof *vnic);
-    memset(vnic->uuid, (int)index + 1, sizeof vnic->uuid);
+    memset(vnic->uuid, world->first_uuid + (int)index + 1, sizeof vnic->uuid);
     int fd = layer8_segment_create(LAYER8_RING_MIN, vnic->uuid);
     CHECK(fd >= 0);
     vnic->world = world;

@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import pytest
 
@@ -18,9 +19,12 @@ from layer8.dataplane import (
     Entry,
     Event,
     Flag,
+    Link,
     Outgoing,
     Port,
+    Question,
     Record,
+    RemotePort,
     Segment,
     Status,
     Switch,
@@ -28,6 +32,7 @@ from layer8.dataplane import (
     Target,
 )
 
+Pointer: TypeAlias = SwitchPort | RemotePort | Link | uuid.UUID | None
 PRINCIPAL = 7
 MAX_MESSAGE_BYTES = 8 << 20
 PATIENCE = 60.0  # a watchdog, not an expectation
@@ -40,6 +45,7 @@ class Overlay:
         self.switch = Switch()
         self._tokens = 0
         self._gone: set[int] = set()
+        self.questions: list[tuple[int, Question]] = []
         self._thread = threading.Thread(target=self.switch.run, daemon=True)
         self._thread.start()
 
@@ -47,7 +53,9 @@ class Overlay:
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             found = False
-            for kind, port, token, value in self.switch.events():
+            for kind, port, token, value, question in self.switch.events():
+                if question is not None:
+                    self.questions.append((port, question))
                 if kind == Event.GONE:
                     self._gone.add(port)
                 found |= done(Event(kind), port, token, value)
@@ -56,7 +64,7 @@ class Overlay:
             select.select([self.switch.event_fd], [], [], 1.0)
         raise AssertionError("the switch did not answer")
 
-    def command(self, kind: Command, port: int = 0, *arguments: int, pointer: SwitchPort | None = None) -> int:
+    def command(self, kind: Command, port: int = 0, *arguments: int, pointer: Pointer = None) -> int:
         """The status that the switch answers."""
         self._tokens += 1
         token = self._tokens

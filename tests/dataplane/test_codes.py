@@ -33,7 +33,7 @@ def test_reasons_slot_states_and_kinds_are_those_of_the_layout() -> None:
     kinds = _numbers("layer8_kind")
     del kinds["PAD"]
     assert kinds == {kind.name: kind.value for kind in Kind}
-    assert len(Target) == 3
+    assert len(Target) == 4
 
 
 @pytest.mark.parametrize(

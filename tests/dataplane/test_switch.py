@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from layer8.dataplane import Command, Event, Segment, Status, Switch, SwitchConfig, SwitchPort
+from layer8.dataplane import Command, Event, Segment, Status, Switch, SwitchConfig, SwitchEvent, SwitchPort
 
 from .conftest import Overlay, Vnic
 
@@ -22,7 +22,7 @@ def test_command_is_answered_with_its_token() -> None:
     assert switch.command(Command.STOP, 99) == Status.OK
     thread.join()
     assert select.select([switch.event_fd], [], [], 30.0)[0]
-    assert (Event.DONE, 0, 99, Status.OK) in switch.events()
+    assert SwitchEvent(Event.DONE, 0, 99, Status.OK) in switch.events()
     assert switch.events() == []
     switch.close()
     switch.close()

@@ -30,7 +30,10 @@ static bool rings_empty(const struct layer8_control *control) {
            layer8_load_relaxed(&control->hold_tail) == 0 && layer8_load_relaxed(&control->hold_head) == 0;
 }
 
-static void init_lists(port_t *port) {
+void layer8_port_init(port_t *port) {
+    list_init(&port->of_adjacent);
+    list_init(&port->blocked);
+    list_init(&port->arrivals);
     layer8_gate_init(&port->gate);
     list_init(&port->active);
     list_init(&port->dirty);
@@ -101,7 +104,7 @@ layer8_switch_port *layer8_switch_port_new(int segment_fd, const uint8_t *uuid, 
     port->receive_capacity = header.receive_capacity;
     port->hold_capacity = header.hold_capacity;
     memcpy(port->uuid, uuid, sizeof port->uuid);
-    init_lists(port);
+    layer8_port_init(port);
     if (adopt != 0 && !layer8_adopt(port)) {
         *status = LAYER8_INVALID;
         (void)close(port->doorbell);
@@ -149,12 +152,14 @@ void layer8_switch_port_free(layer8_switch_port *port) {
     }
     free(port->found);
     free(port->adopted);
-    (void)close(port->doorbell);
-    if (port->chime >= 0) {
-        (void)close(port->chime);
-        (void)close(port->chime_epoll);
+    if (port->base != NULL) { /* not of a proxy */
+        (void)close(port->doorbell);
+        if (port->chime >= 0) {
+            (void)close(port->chime);
+            (void)close(port->chime_epoll);
+        }
+        (void)munmap(port->base, port->bytes);
     }
-    (void)munmap(port->base, port->bytes);
     free(port);
 }
 

@@ -4,7 +4,7 @@
  *
  * From the first moment of closing nobody can reach the port: what others hold for it goes back to them, requests to
  * it fail. What it had sent is still forwarded. */
-#include "internal.h"
+#include "remote.h"
 
 void layer8_handle_clear(layer8_switch *sw, struct handle *handle, uint8_t byte) {
     port_t *port = handle->owner;
@@ -64,6 +64,10 @@ static void mark_all(struct gate *gate, bool gone) {
 void layer8_join_alias(layer8_switch *sw, struct membership *membership) {
     struct alias *alias = membership->alias;
     alias->members[alias->count++] = membership;
+    if (membership->port->adjacent == NULL) { /* those of this host first */
+        alias->members[alias->count - 1] = alias->members[alias->locals];
+        alias->members[alias->locals++] = membership;
+    }
     list_append(&membership->port->memberships, &membership->of_port);
     if (membership->port->congested) {
         membership->congested = true;
@@ -83,6 +87,10 @@ void layer8_leave_alias(layer8_switch *sw, struct membership *membership) {
     struct alias *alias = membership->alias;
     for (uint32_t n = 0; n < alias->count; n++) {
         if (alias->members[n] == membership) {
+            if (n < alias->locals) {
+                alias->members[n] = alias->members[--alias->locals];
+                n = alias->locals;
+            }
             alias->members[n] = alias->members[--alias->count];
             break;
         }
@@ -98,6 +106,8 @@ void layer8_leave_alias(layer8_switch *sw, struct membership *membership) {
         while (!list_empty(&alias->waiting)) {
             layer8_flow_refuse(sw, OWNER(struct flow, of_target, alias->waiting.next), LAYER8_REASON_NOT_FOUND);
         }
+    } else if (!list_empty(&alias->waiting) && alias->locals == 0) {
+        (void)layer8_serve_waiting(sw, &alias->waiting);
     } else if (!list_empty(&alias->waiting)) {
         for (uint32_t n = 0; n < alias->count; n++) {
             layer8_congest(sw, alias->members[n]->port);
@@ -143,6 +153,12 @@ void layer8_unsubscribe(layer8_switch *sw, struct subscription *subscription) {
     free(subscription);
 }
 
+/* What is said to those who had something for a port that ends. */
+static uint16_t reason_for_others(const port_t *port) {
+    return port->adjacent != NULL && port->reason == LAYER8_REASON_UNREACHABLE ? LAYER8_REASON_UNREACHABLE
+                                                                                : LAYER8_REASON_GONE;
+}
+
 void layer8_port_begin_close(layer8_switch *sw, port_t *port, uint32_t reason, uint64_t wait_ns) {
     if (!port_alive(port)) {
         return;
@@ -175,12 +191,16 @@ void layer8_port_begin_close(layer8_switch *sw, port_t *port, uint32_t reason, u
         list_remove(&handle->of_target);
         handle->target = NULL;
     }
+    uint16_t why = reason_for_others(port);
     while (!list_empty(&port->waiting)) {
-        layer8_flow_refuse(sw, OWNER(struct flow, of_target, port->waiting.next), LAYER8_REASON_GONE);
+        layer8_flow_refuse(sw, OWNER(struct flow, of_target, port->waiting.next), why);
     }
     layer8_rights_cancel(sw, port);
     if (port->transmit_head == port->transmit_limit) { /* else replies may stand there: see layer8_port_try_reap */
-        layer8_rights_fail(sw, port, false);
+        layer8_rights_fail(sw, port, why, false);
+    }
+    if (port->adjacent != NULL) {
+        layer8_arrivals_end(sw, port);
     }
     while (!list_empty(&port->due)) {
         struct due *due = OWNER(struct due, of_port, port->due.next);
@@ -222,7 +242,7 @@ static void give_up(layer8_switch *sw, port_t *port, struct link *flows) {
 void layer8_port_try_reap(layer8_switch *sw, port_t *port) {
     bool late = layer8_now_ns() >= port->close_ns;
     bool moved = port->transmit_head == port->transmit_limit && port->adopted_next == port->adopted_count;
-    if (sw->frozen || (!moved && !(late && port->stalled))) {
+    if ((sw->frozen && port->adjacent == NULL) || (!moved && !(late && port->stalled))) {
         return; /* it is visited until what it had sent is forwarded, or held by as much as it may hold */
     }
     for (; port->adopted_next != port->adopted_count; port->adopted_next++) {
@@ -233,7 +253,7 @@ void layer8_port_try_reap(layer8_switch *sw, port_t *port) {
     while (!list_empty(&port->messages)) {
         layer8_message_abort(sw, port, OWNER(struct message, of_source, port->messages.next));
     }
-    layer8_rights_fail(sw, port, false);
+    layer8_rights_fail(sw, port, reason_for_others(port), false);
     if (owes(port) && !late) {
         return;
     }
@@ -247,7 +267,7 @@ void layer8_port_try_reap(layer8_switch *sw, port_t *port) {
             }
         }
     }
-    layer8_rights_fail(sw, port, true);
+    layer8_rights_fail(sw, port, reason_for_others(port), true);
     layer8_rights_cancel(sw, port);
     layer8_flush(sw); /* whoever hears that the port is gone can already read what it left */
     list_remove(&port->closing);
@@ -259,6 +279,9 @@ void layer8_port_try_reap(layer8_switch *sw, port_t *port) {
     }
     layer8_store_relaxed(&port->state_page->reason, port->reason);
     layer8_store_release(&port->state_page->state, 3u);
+    if (port->adjacent == NULL) {
+        layer8_remote_gone(sw, port);
+    }
     layer8_port_forget(sw, port);
     layer8_store_relaxed(&port->state, PORT_DEAD);
     layer8_emit(sw, LAYER8_EVENT_GONE, port->id, 0, (int64_t)port->reason, port);

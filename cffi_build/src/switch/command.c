@@ -1,6 +1,6 @@
 /* command.c - what the control plane asks of the switch, and what it is told. Two rings in private memory: commands
  * have one producer (the control thread) and one consumer (the switch), events the other way round. */
-#include "internal.h"
+#include "remote.h"
 
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -14,13 +14,18 @@ static void ring(int eventfd) {
 /* ---- the control thread's side ---- */
 
 int layer8_switch_command(layer8_switch *sw, uint32_t kind, uint64_t token, uint32_t port, uint32_t a, uint32_t b,
-                          uint32_t c, uint32_t d, layer8_switch_port *pointer) {
+                          uint32_t c, uint32_t d, void *pointer) {
     uint64_t tail = layer8_load_relaxed(&sw->command_tail);
     if (sw->commands_open >= COMMAND_RING) {
         return LAYER8_FULL;
     }
-    sw->commands[tail % COMMAND_RING] = (struct command){
+    struct command *command = &sw->commands[tail % COMMAND_RING];
+    *command = (struct command){
         .kind = kind, .port = port, .a = a, .b = b, .c = c, .d = d, .token = token, .pointer = pointer};
+    if (kind == LAYER8_COMMAND_REFUSE_SOURCE && pointer != NULL) { /* the caller's bytes are not kept */
+        memcpy(command->uuid, pointer, sizeof command->uuid);
+        command->pointer = NULL;
+    }
     layer8_store_release(&sw->command_tail, tail + 1);
     sw->commands_open++;
     ring(sw->command_fd);
@@ -53,13 +58,16 @@ int layer8_switch_event_fd(layer8_switch *sw) { return sw->event_fd; }
 
 /* ---- the switch's side ---- */
 
-void layer8_emit(layer8_switch *sw, uint32_t kind, uint32_t port, uint64_t token, int64_t value, port_t *pointer) {
-    /* The ring has room for every open command and for two events a port, so it cannot be full. */
+void layer8_emit_event(layer8_switch *sw, layer8_event event) {
+    /* The ring has room for every open command, for four events a port and two a link and a stranger: it cannot be full. */
     uint64_t tail = layer8_load_relaxed(&sw->event_tail);
-    sw->events[tail & sw->event_mask] =
-        (layer8_event){.kind = kind, .port = port, .token = token, .value = value, .pointer = pointer};
+    sw->events[tail & sw->event_mask] = event;
     layer8_store_release(&sw->event_tail, tail + 1);
     ring(sw->event_fd);
+}
+
+void layer8_emit(layer8_switch *sw, uint32_t kind, uint32_t port, uint64_t token, int64_t value, port_t *pointer) {
+    layer8_emit_event(sw, (layer8_event){.kind = kind, .port = port, .token = token, .value = value, .pointer = pointer});
 }
 
 static int add_port(layer8_switch *sw, const struct command *command) {
@@ -79,8 +87,7 @@ static int add_port(layer8_switch *sw, const struct command *command) {
     port->id = command->port;
     port->principal = command->a;
     port->resumed = command->b == 0;
-    sw->ports[index] = port;
-    sw->port_count++;
+    layer8_port_enter(sw, port);
     layer8_store_relaxed(&port->state, PORT_UP);
     layer8_store_relaxed(&port->state_page->reason, 0u);
     layer8_store_release(&port->state_page->state, 1u);
@@ -133,12 +140,21 @@ static int grant(layer8_switch *sw, port_t *port, uint32_t name, uint32_t kind, 
     if (handle == NULL) {
         return LAYER8_SYSTEM;
     }
+    if (handle->kind != 0 && port->adjacent != NULL) { /* its Vnic has given the slot another meaning */
+        layer8_handle_clear(sw, handle, LAYER8_SLOT_OPEN);
+    }
     if (handle->kind != 0) {
         return LAYER8_INVALID;
     }
+    if (kind == LAYER8_TARGET_REFUSED && port->adjacent != NULL) {
+        handle->kind = LAYER8_TARGET_REFUSED;
+        handle->generation = (uint16_t)(name >> 16);
+        layer8_store_relaxed(&port->handle_count, layer8_load_relaxed(&port->handle_count) + 1u);
+        return LAYER8_OK;
+    }
     if (kind == LAYER8_TARGET_PORT) {
         port_t *other = port_by_id(sw, target);
-        if (!port_alive(other)) {
+        if (!port_alive(other) || (port->adjacent != NULL && other->adjacent != NULL)) {
             return LAYER8_GONE;
         }
         to = other;
@@ -239,7 +255,8 @@ static struct subscription *subscription_of(port_t *port, uint32_t number) {
 }
 
 static int subscribe(layer8_switch *sw, port_t *port, uint32_t topic_number, uint32_t number, bool renewed) {
-    if (topic_number >= sw->config.max_topics || number >= LAYER8_TOPICS || subscription_of(port, number) != NULL) {
+    if (topic_number >= sw->config.max_topics || number >= (port->adjacent != NULL ? 65536u : LAYER8_TOPICS) ||
+        subscription_of(port, number) != NULL) {
         return LAYER8_INVALID;
     }
     struct topic *topic = topic_for(sw, topic_number);
@@ -259,7 +276,8 @@ static int subscribe(layer8_switch *sw, port_t *port, uint32_t topic_number, uin
     subscription->port = port;
     subscription->topic = topic;
     subscription->number = number;
-    if (renewed) {
+    if (port->adjacent != NULL) { /* its count goes with the records */
+    } else if (renewed) {
         subscription->total = layer8_load_relaxed(&port->missed[number]);
     } else {
         layer8_store_relaxed(&port->missed[number], 0u);
@@ -279,6 +297,23 @@ static int unsubscribe(layer8_switch *sw, port_t *port, uint32_t topic_number, u
     return LAYER8_OK;
 }
 
+static int run_for_link(layer8_switch *sw, const struct command *command) {
+    switch (command->kind) {
+    case LAYER8_COMMAND_ADD_LINK:
+        return layer8_add_link(sw);
+    case LAYER8_COMMAND_LINK_UP:
+        return layer8_link_up(sw, command->a, command->pointer, command->b != 0);
+    case LAYER8_COMMAND_LINK_DOWN:
+        return layer8_link_down(sw, command->a);
+    case LAYER8_COMMAND_REMOVE_LINK:
+        return layer8_remove_link(sw, command->a, (uint16_t)command->b);
+    case LAYER8_COMMAND_ADD_REMOTE:
+        return layer8_add_remote(sw, command->port, command->pointer, command->a, command->b);
+    default:
+        return layer8_refuse_source(sw, command->a, command->uuid);
+    }
+}
+
 static void run(layer8_switch *sw, const struct command *command) {
     port_t *port = port_by_id(sw, command->port);
     int status = LAYER8_GONE;
@@ -295,6 +330,8 @@ static void run(layer8_switch *sw, const struct command *command) {
         status = LAYER8_OK;
     } else if (command->kind == LAYER8_COMMAND_ADD_PORT) {
         status = add_port(sw, command);
+    } else if (command->kind >= LAYER8_COMMAND_ADD_LINK && command->kind <= LAYER8_COMMAND_REFUSE_SOURCE) {
+        status = run_for_link(sw, command);
     } else if (port_alive(port)) {
         switch (command->kind) {
         case LAYER8_COMMAND_REMOVE_PORT:
@@ -302,11 +339,16 @@ static void run(layer8_switch *sw, const struct command *command) {
             status = LAYER8_OK;
             break;
         case LAYER8_COMMAND_RESUME:
-            layer8_resume(sw, port);
-            status = LAYER8_OK;
+            if (port->adjacent == NULL) {
+                layer8_resume(sw, port);
+                status = LAYER8_OK;
+            }
             break;
         case LAYER8_COMMAND_GRANT:
             status = grant(sw, port, command->a, command->b, command->c, command->d);
+            if (port->adjacent != NULL) {
+                layer8_remote_granted(sw, port, status != LAYER8_OK);
+            }
             break;
         case LAYER8_COMMAND_REVOKE:
             status = revoke_handle(sw, port, command->a, command->b);

@@ -1,5 +1,5 @@
 /* deliver.c - into a receive ring: the only place that writes one, and the notices and aborts that go there. */
-#include "internal.h"
+#include "remote.h"
 
 void layer8_violation(layer8_switch *sw, port_t *port) {
     if (layer8_load_relaxed(&port->state) == PORT_UP && !list_linked(&port->doomed)) {
@@ -9,6 +9,9 @@ void layer8_violation(layer8_switch *sw, port_t *port) {
 }
 
 uint64_t layer8_fill(layer8_switch *sw, port_t *port) {
+    if (port->adjacent != NULL) {
+        return port->owed_bytes;
+    }
     uint64_t head = layer8_load_seq(&port->control->receive_head);
     uint64_t unread = layer8_load_relaxed(&port->control->unread);
     if (head - port->receive_head > port->receive_published - port->receive_head || head % LAYER8_ALIGN != 0) {
@@ -37,6 +40,9 @@ enum put layer8_put(layer8_switch *sw, port_t *to, const struct layer8_record *r
     uint64_t pad = to_end < span ? to_end : 0;
     if (!port_alive(to) || list_linked(&to->doomed)) {
         return PUT_DEAD;
+    }
+    if (to->adjacent != NULL) {
+        return PUT_NO_ROOM; /* it is owed until the far Vnet has answered */
     }
     if (!has_room(to, pad + span, limit)) {
         (void)layer8_fill(sw, to);
@@ -116,6 +122,12 @@ void layer8_report(layer8_switch *sw, port_t *source, const struct layer8_record
     if (!port_alive(source)) {
         return;
     }
+    if (source->adjacent != NULL) {
+        if (record->kind == LAYER8_REQUEST) {
+            layer8_remote_fail(sw, source, record, reason, to);
+        }
+        return;
+    }
     struct layer8_record notice = {
         .kind = LAYER8_NOTICE,
         .flags = LAYER8_FIRST | LAYER8_LAST,
@@ -187,7 +199,9 @@ void layer8_abort_at(layer8_switch *sw, port_t *to, const port_t *source, const 
     record.topic = topic_number;
     record.fragment = 0;
     record.fragments = 1;
-    if (layer8_put(sw, to, &record, NULL, PUT_NOTICE) == PUT_NO_ROOM) {
+    if (to->adjacent != NULL) {
+        layer8_remote_abort(sw, to, &record, topic_number);
+    } else if (layer8_put(sw, to, &record, NULL, PUT_NOTICE) == PUT_NO_ROOM) {
         to->lost_notices++;
         COUNT(to->notices_lost, 1);
         layer8_congest(sw, to);

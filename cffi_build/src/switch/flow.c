@@ -1,5 +1,5 @@
 /* flow.c - copies owed: what one name of one sender still has to bring to one destination, oldest first. */
-#include "internal.h"
+#include "remote.h"
 
 #define STUCK_NS UINT64_C(1000000000) /* a publication in fragments may hold its publisher this long */
 
@@ -24,6 +24,7 @@ struct flow *layer8_flow_open(layer8_switch *sw, port_t *source, struct handle *
     flow->target = target;
     flow->alias = alias;
     flow->moved_ns = sw->now_ns = layer8_now_ns();
+    list_init(&flow->of_adjacent);
     list_append(handle != NULL ? &handle->flows : &source->flows, &flow->of_source);
     list_append(alias != NULL ? &alias->waiting : &target->waiting, &flow->of_target);
     if (alias != NULL) {
@@ -36,14 +37,16 @@ struct flow *layer8_flow_open(layer8_switch *sw, port_t *source, struct handle *
     return flow;
 }
 
-static bool is_reply(const struct held *held) {
-    return held->record.kind == LAYER8_REPLY || held->record.kind == LAYER8_FAILED_REPLY;
-}
+static bool is_reply(const struct held *held) { return layer8_is_reply(held->record.kind); }
 
-/* What one handle holds in its sender's ring is bounded: over a quarter of it, the sender sees Xoff. */
+/* What one handle holds in its sender's ring is bounded: over a quarter of it, the sender sees Xoff. Over half where all
+ * of it must be held until another host has answered. */
 static void choke(struct flow *flow) {
     struct handle *handle = flow->handle;
     uint64_t quarter = flow->source->hold_capacity / 4;
+    if (flow->target != NULL && flow->target->adjacent != NULL) {
+        quarter *= 2;
+    }
     if (handle != NULL && (handle->choked ? handle->owed_bytes < quarter / 2 : handle->owed_bytes > quarter)) {
         handle->choked = !handle->choked;
         layer8_handle_mark(handle);
@@ -56,6 +59,7 @@ bool layer8_flow_owe(layer8_switch *sw, struct flow *flow, struct held *held, st
     if (owed == NULL) {
         return false;
     }
+    owed->flow = flow;
     owed->held = held;
     owed->message = message;
     owed->subscription = subscription;
@@ -70,6 +74,7 @@ bool layer8_flow_owe(layer8_switch *sw, struct flow *flow, struct held *held, st
     if (is_reply(held)) {
         sw->timed++; /* or does not read what it asked for */
     }
+    owed->previous = flow->last;
     if (flow->last != NULL) {
         flow->last->next = owed;
     } else {
@@ -81,19 +86,27 @@ bool layer8_flow_owe(layer8_switch *sw, struct flow *flow, struct held *held, st
         flow->handle->owed_bytes += held->span;
     }
     choke(flow);
+    if (flow->target != NULL && flow->target->adjacent != NULL) {
+        layer8_remote_owe(sw, owed);
+    }
     return true;
 }
 
-/* Takes the copy after `previous` (NULL: the first) out of the flow. */
-static void take_out(layer8_switch *sw, struct flow *flow, struct owed *previous) {
-    struct owed *owed = previous != NULL ? previous->next : flow->first;
-    if (previous != NULL) {
-        previous->next = owed->next;
+/* Takes a copy out of its flow. */
+static void take_out(layer8_switch *sw, struct owed *owed) {
+    struct flow *flow = owed->flow;
+    if (flow->target != NULL && flow->target->adjacent != NULL) {
+        layer8_remote_unowe(sw, owed);
+    }
+    if (owed->previous != NULL) {
+        owed->previous->next = owed->next;
     } else {
         flow->first = owed->next;
     }
-    if (flow->last == owed) {
-        flow->last = previous;
+    if (owed->next != NULL) {
+        owed->next->previous = owed->previous;
+    } else {
+        flow->last = owed->previous;
     }
     flow->bytes -= owed->held->span;
     if (flow->handle != NULL) {
@@ -116,45 +129,105 @@ static void take_out(layer8_switch *sw, struct flow *flow, struct owed *previous
 static void close_flow(layer8_switch *sw, struct flow *flow) {
     list_remove(&flow->of_source);
     list_remove(&flow->of_target);
+    list_remove(&flow->of_adjacent);
     layer8_pool_give(&sw->flow_pool, flow);
 }
 
-/* Where the record stands in its segment. */
+/* Where the record stands in its segment; NULL of one that came over a link. */
 static uint8_t *header_of(const struct flow *flow, const struct owed *owed) {
-    return flow->source->hold + (owed->held->position & (flow->source->hold_capacity - 1));
+    return flow->source->adjacent != NULL
+               ? NULL
+               : flow->source->hold + (owed->held->position & (flow->source->hold_capacity - 1));
+}
+
+/* A request that was on its way over a link has made its right already. */
+static void end_right_of_call(layer8_switch *sw, struct owed *owed) {
+    uint32_t index;
+    struct right *right = owed->repeated || owed->sent != NULL
+                              ? layer8_right_of_call(sw, owed->flow->source, owed->held->record.correlation, &index)
+                              : NULL;
+    if (right != NULL) {
+        layer8_right_end(sw, right);
+    }
+}
+
+static void refuse_one(layer8_switch *sw, struct owed *owed, uint16_t reason) {
+    struct flow *flow = owed->flow;
+    struct message *message = owed->message;
+    bool said = owed->held->dead || (message != NULL && message->refused);
+    const struct layer8_record *record = &owed->held->record;
+    if (layer8_is_reply(record->kind)) {
+        struct right *right = layer8_right_of_reply(sw, flow->source, record);
+        COUNT(flow->source->undeliverable, 1);
+        if (reason == LAYER8_REASON_TOO_MANY && right != NULL) { /* else whoever asked is gone: nobody is told */
+            layer8_right_fail(sw, right, reason);
+        }
+        if (reason == LAYER8_REASON_TOO_MANY && message != NULL) {
+            layer8_message_refuse(sw, flow->source, message);
+        }
+    } else if (!said && (record->kind != LAYER8_PUBLISH || reason == LAYER8_REASON_REVOKED)) {
+        if (record->kind == LAYER8_REQUEST) {
+            end_right_of_call(sw, owed);
+        }
+        /* a publication once, not for each subscriber */
+        layer8_held_give_back(sw, flow->source, owed->held, reason, flow->target != NULL ? flow->target->uuid : NULL);
+        if (message != NULL) {
+            layer8_message_refuse(sw, flow->source, message);
+        }
+    }
+}
+
+/* Of what is on its way nothing is known, unless the far Vnet has just said that it is no more. */
+static uint16_t reason_of(const struct owed *owed, uint16_t reason) {
+    const port_t *target = owed->flow->target;
+    bool sent = owed->sent != NULL || owed->repeated;
+    bool said = target != NULL && target->adjacent != NULL && target->adjacent->link != NULL &&
+                reason == LAYER8_REASON_GONE;
+    return sent && !said ? LAYER8_REASON_UNKNOWN : reason;
 }
 
 void layer8_flow_refuse(layer8_switch *sw, struct flow *flow, uint16_t reason) {
     while (flow->first != NULL) {
+        refuse_one(sw, flow->first, reason_of(flow->first, reason));
+        take_out(sw, flow->first);
+    }
+    close_flow(sw, flow);
+}
+
+void layer8_owed_refuse(layer8_switch *sw, struct owed *owed, uint16_t reason) {
+    refuse_one(sw, owed, reason);
+    layer8_owed_done(sw, owed);
+}
+
+void layer8_owed_done(layer8_switch *sw, struct owed *owed) {
+    struct flow *flow = owed->flow;
+    flow->moved_ns = sw->now_ns;
+    take_out(sw, owed);
+    if (flow->first == NULL) {
+        close_flow(sw, flow);
+    }
+}
+
+void layer8_flow_forget(layer8_switch *sw, struct flow *flow) {
+    while (flow->first != NULL) {
         struct owed *owed = flow->first;
-        struct message *message = owed->message;
-        bool said = owed->held->dead || (message != NULL && message->refused);
         const struct layer8_record *record = &owed->held->record;
-        if (record->kind == LAYER8_REPLY || record->kind == LAYER8_FAILED_REPLY) {
+        if (owed->message != NULL && owed->message->next > record->fragment) {
+            owed->message->next = record->fragment;
+        }
+        if (layer8_is_reply(record->kind) && (record->flags & LAYER8_LAST) != 0) {
             struct right *right = layer8_right_of_reply(sw, flow->source, record);
-            COUNT(flow->source->undeliverable, 1);
-            if (reason == LAYER8_REASON_TOO_MANY && right != NULL) { /* else whoever asked is gone: nobody is told */
-                layer8_right_fail(sw, right, reason);
-            }
-            if (reason == LAYER8_REASON_TOO_MANY && message != NULL) {
-                layer8_message_refuse(sw, flow->source, message);
-            }
-        } else if (!said && (record->kind != LAYER8_PUBLISH || reason == LAYER8_REASON_REVOKED)) {
-            layer8_held_refuse(flow->source, owed->held, reason); /* a publication once, not for each subscriber */
-            KILL_POINT(11);
-            layer8_report(sw, flow->source, record, reason, flow->target != NULL ? flow->target->uuid : NULL);
-            if (message != NULL) {
-                layer8_message_refuse(sw, flow->source, message);
+            if (right != NULL) {
+                right->state = RIGHT_OPEN; /* until it is answered again */
             }
         }
-        take_out(sw, flow, NULL);
+        take_out(sw, owed);
     }
     close_flow(sw, flow);
 }
 
 void layer8_flow_drop(layer8_switch *sw, struct flow *flow, const struct message *message,
                       const struct subscription *subscription) {
-    struct owed *previous = NULL;
     for (struct owed *at = flow->first; at != NULL;) {
         struct owed *next = at->next;
         if ((message != NULL && at->message == message) || (subscription != NULL && at->subscription == subscription)) {
@@ -162,9 +235,7 @@ void layer8_flow_drop(layer8_switch *sw, struct flow *flow, const struct message
                 (at->held->record.flags & LAYER8_LAST) != 0) { /* what it has of it will not be made whole */
                 layer8_abort_at(sw, flow->target, flow->source, at->message, (uint16_t)subscription->number);
             }
-            take_out(sw, flow, previous);
-        } else {
-            previous = at;
+            take_out(sw, at);
         }
         at = next;
     }
@@ -201,10 +272,34 @@ static enum put serve_one(layer8_switch *sw, struct flow *flow, struct owed *owe
     return put;
 }
 
+/* No member of the alias is left on this host: what waits for one goes to one elsewhere. */
+static bool hand_over(layer8_switch *sw, struct owed *owed) {
+    struct flow *flow = owed->flow;
+    port_t *to = layer8_choose(sw, flow->alias);
+    if (to == NULL || to->adjacent == NULL || flow->source->adjacent != NULL) {
+        return false;
+    }
+    struct flow *other = layer8_flow_find(flow->handle != NULL ? &flow->handle->flows : &flow->source->flows, to, NULL);
+    if (other == NULL) {
+        other = layer8_flow_open(sw, flow->source, flow->handle, to, NULL);
+    }
+    layer8_note(header_of(flow, owed), LAYER8_CHOSEN, to->uuid);
+    owed->held->record.reason = LAYER8_CHOSEN;
+    memcpy(owed->held->record.source, to->uuid, sizeof to->uuid);
+    return other != NULL && layer8_flow_owe(sw, other, owed->held, owed->message, NULL);
+}
+
 enum served layer8_flow_serve(layer8_switch *sw, struct flow *flow, uint32_t records) {
     while (flow->first != NULL) {
         struct owed *owed = flow->first;
         struct held *held = owed->held;
+        if (flow->alias != NULL && flow->alias->locals == 0 && !held->dead) {
+            if (!hand_over(sw, owed)) {
+                return SERVED_NO_ROOM;
+            }
+            take_out(sw, owed);
+            continue;
+        }
         if (!held->dead && !(owed->message != NULL && owed->message->refused)) {
             if (records-- == 0) {
                 return SERVED_SOME;
@@ -213,8 +308,7 @@ enum served layer8_flow_serve(layer8_switch *sw, struct flow *flow, uint32_t rec
             case PUT_NO_ROOM:
                 return SERVED_NO_ROOM;
             case PUT_TOO_MANY:
-                layer8_held_refuse(flow->source, held, LAYER8_REASON_TOO_MANY);
-                layer8_report(sw, flow->source, &held->record, LAYER8_REASON_TOO_MANY, NULL);
+                layer8_held_give_back(sw, flow->source, held, LAYER8_REASON_TOO_MANY, NULL);
                 if (owed->message != NULL) {
                     layer8_message_refuse(sw, flow->source, owed->message);
                 }
@@ -226,7 +320,7 @@ enum served layer8_flow_serve(layer8_switch *sw, struct flow *flow, uint32_t rec
                 break;
             }
         }
-        take_out(sw, flow, NULL);
+        take_out(sw, owed);
     }
     close_flow(sw, flow);
     return SERVED_ALL;
@@ -235,6 +329,10 @@ enum served layer8_flow_serve(layer8_switch *sw, struct flow *flow, uint32_t rec
 /* A subscriber that makes no progress in a publication it was admitted to is put out of it. */
 void layer8_flow_tick(layer8_switch *sw, struct flow *flow) {
     struct owed *owed = flow->first;
+    if (flow->target != NULL && flow->target->adjacent != NULL && flow->target->adjacent->link == NULL) {
+        flow->moved_ns = sw->now_ns; /* nobody can make progress */
+        return;
+    }
     if (owed != NULL && is_reply(owed->held) && flow->source->stalled && sw->now_ns >= flow->moved_ns + STUCK_NS) {
         layer8_flow_refuse(sw, flow, LAYER8_REASON_TOO_MANY); /* who does not read what it asked for stops no service */
         return;
@@ -250,10 +348,7 @@ void layer8_flow_tick(layer8_switch *sw, struct flow *flow) {
             message->receivers[n].out = true;
         }
     }
-    subscription->missed++;
-    COUNT(flow->target->missed_count, 1);
-    layer8_store_seq(&flow->target->missed[subscription->number], ++subscription->total);
-    layer8_marked(flow->target);
+    layer8_miss(subscription, 1);
     layer8_abort_at(sw, flow->target, flow->source, message, (uint16_t)subscription->number);
     message->owed++; /* keep it while its copies are dropped */
     flow->moved_ns = sw->now_ns;

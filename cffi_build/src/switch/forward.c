@@ -5,12 +5,15 @@
  *                                            └─▶ refused (a notice says why)
  *
  * layer8_forward either does all it does with a record, or returns FORWARD_STALLED having done nothing. */
-#include "internal.h"
+#include "remote.h"
 
 enum put layer8_put_unicast(layer8_switch *sw, port_t *source, port_t *to, const struct layer8_record *record,
                             const uint8_t *body, uint64_t deadline_ns, struct message *message) {
     struct layer8_record delivered;
     struct right *made = NULL;
+    if (to->adjacent != NULL) {
+        return port_alive(to) ? PUT_NO_ROOM : PUT_DEAD; /* its right is made when it goes */
+    }
     layer8_stamp(&delivered, record, source);
     if (record->kind == LAYER8_REQUEST) {
         uint32_t index = NO_RIGHT;
@@ -79,11 +82,20 @@ enum put layer8_put_publication(layer8_switch *sw, port_t *source, struct subscr
 port_t *layer8_choose(layer8_switch *sw, struct alias *alias) {
     port_t *best = NULL;
     uint64_t least = UINT64_MAX;
-    uint32_t looked = alias->count < 64u ? alias->count : 64u;
-    uint32_t turn = alias->count == 0 ? 0 : ++alias->turn % alias->count;
+    struct membership **members = alias->locals != 0 ? alias->members : alias->members + alias->locals;
+    uint32_t count = alias->locals != 0 ? alias->locals : alias->count;
+    uint32_t looked = count < 64u ? count : 64u;
+    uint32_t turn = count == 0 ? 0 : ++alias->turn % count;
     for (uint32_t n = 0; n < looked; n++) {
-        port_t *port = alias->members[(turn + n) % alias->count]->port;
+        port_t *port = members[(turn + n) % count]->port;
         if (!port_alive(port) || list_linked(&port->doomed)) {
+            continue;
+        }
+        if (port->adjacent != NULL) { /* how full it is there is not known here */
+            if (!port->congested) {
+                return port;
+            }
+            best = best == NULL ? port : best;
             continue;
         }
         uint64_t fill = (layer8_fill(sw, port) << 30) / port->receive_capacity; /* in parts of it: rings differ in size */
@@ -96,7 +108,7 @@ port_t *layer8_choose(layer8_switch *sw, struct alias *alias) {
 }
 
 /* Whether the handle was granted for this kind of record. */
-static bool allowed(const struct handle *handle, const struct layer8_record *record) {
+bool layer8_allowed(const struct handle *handle, const struct layer8_record *record) {
     uint8_t needed = record->kind == LAYER8_UNICAST ? LAYER8_ALLOW_SEND
                      : record->kind == LAYER8_REQUEST ? LAYER8_ALLOW_REQUEST
                                                     : 0;
@@ -117,7 +129,12 @@ static bool refuse(layer8_switch *sw, port_t *port, const struct layer8_record *
     COUNT(port->refused, 1);
     layer8_note(sw->at, reason, NULL);
     KILL_POINT(11);
-    if (!said) { /* else the right to reply ended already, and with a notice */
+    if (port->adjacent != NULL) {
+        sw->arriving->outcome = reason;
+        if (message != NULL) {
+            message->reason = reason;
+        }
+    } else if (!said) { /* else the right to reply ended already, and with a notice */
         layer8_report(sw, port, record, reason, to);
     }
     if (message != NULL) {
@@ -148,6 +165,10 @@ static enum forward hold(layer8_switch *sw, port_t *port, const struct layer8_re
     if (held == NULL) {
         return FORWARD_STALLED;
     }
+    if (record->reason == LAYER8_CHOSEN) { /* decided just now, if it was held before */
+        held->record.reason = LAYER8_CHOSEN;
+        memcpy(held->record.source, record->source, sizeof record->source);
+    }
     if (flow == NULL) {
         flow = layer8_flow_open(sw, port, handle, target, alias);
     }
@@ -173,11 +194,18 @@ static enum forward to_port_or_alias(layer8_switch *sw, port_t *port, struct han
                                      struct message *message) {
     struct alias *alias = handle->kind == LAYER8_TARGET_ALIAS ? handle->target : NULL;
     port_t *target = handle->kind == LAYER8_TARGET_PORT ? handle->target : NULL;
-    if (alias != NULL && (record->flags & LAYER8_RETRY) != 0 && record->reason == LAYER8_CHOSEN) {
+    struct layer8_record chosen;
+    bool retry = (record->flags & LAYER8_RETRY) != 0 || port->adjacent != NULL;
+    if (!retry) {
+        chosen = *record;
+        chosen.reason = LAYER8_REASON_NONE; /* it is the switch's to write */
+        record = &chosen;
+    }
+    if (alias != NULL && retry && record->reason == LAYER8_CHOSEN) {
         target = member_named(alias, record->source); /* as the earlier Vnet decided */
-        if (target == NULL) {
-            return refuse(sw, port, record, message, LAYER8_REASON_UNKNOWN, record->source) ? FORWARD_DONE
-                                                                                             : FORWARD_STALLED;
+        if (target == NULL || (port->adjacent != NULL && target->adjacent != NULL)) {
+            uint16_t reason = port->adjacent != NULL ? LAYER8_REASON_GONE : LAYER8_REASON_UNKNOWN;
+            return refuse(sw, port, record, message, reason, record->source) ? FORWARD_DONE : FORWARD_STALLED;
         }
         alias = NULL;
     }
@@ -196,6 +224,16 @@ static enum forward to_port_or_alias(layer8_switch *sw, port_t *port, struct han
             layer8_note(sw->at, LAYER8_CHOSEN, to->uuid);
             KILL_POINT(10);
         }
+        if (to->adjacent != NULL && !port_alive(to)) {
+            return refuse(sw, port, record, message, LAYER8_REASON_GONE, to->uuid) ? FORWARD_DONE : FORWARD_STALLED;
+        }
+        if (to->adjacent != NULL && alias != NULL) { /* it stays the one chosen, whatever happens to the alias */
+            chosen = *record;
+            chosen.reason = LAYER8_CHOSEN;
+            memcpy(chosen.source, to->uuid, sizeof to->uuid);
+            flow = layer8_flow_find(&handle->flows, to, NULL);
+            return hold(sw, port, &chosen, body, flow, handle, to, NULL, message);
+        }
         switch (layer8_put_unicast(sw, port, to, record, body, 0, message)) {
         case PUT_DONE:
             return FORWARD_DONE;
@@ -212,11 +250,20 @@ static enum forward to_port_or_alias(layer8_switch *sw, port_t *port, struct han
     return hold(sw, port, record, body, flow, handle, target, alias, message);
 }
 
-static void miss(struct subscription *subscription) {
-    subscription->missed++;
-    COUNT(subscription->port->missed_count, 1);
-    layer8_store_seq(&subscription->port->missed[subscription->number], ++subscription->total);
-    layer8_marked(subscription->port);
+void layer8_miss(struct subscription *subscription, uint32_t count) {
+    subscription->missed += count;
+    subscription->total += count;
+    COUNT(subscription->port->missed_count, count);
+    if (subscription->port->adjacent == NULL) { /* another host is told with the next record */
+        layer8_store_seq(&subscription->port->missed[subscription->number], subscription->total);
+        layer8_marked(subscription->port);
+    }
+}
+
+/* Whether a publication that may be dropped for a subscriber on another host is taken for it: not when what it is owed
+ * already takes much of its publisher's hold ring. */
+static bool far_admits(const port_t *port, const struct handle *handle, const port_t *to) {
+    return to->adjacent->link != NULL && !to->congested && handle->owed_bytes <= port->hold_capacity / 4;
 }
 
 /* The copy of one publication for one subscriber. `held` is made when the first copy is owed. */
@@ -224,7 +271,12 @@ static bool to_subscriber(layer8_switch *sw, port_t *port, struct handle *handle
                           const uint8_t *body, struct subscription *subscription, struct message *message,
                           struct held **held) {
     bool reliable = (record->flags & LAYER8_RELIABLE) != 0;
-    bool admitted = reliable || record->fragment > 0;
+    port_t *to = subscription->port;
+    if (to->adjacent != NULL && port->adjacent != NULL) {
+        return false; /* one hop */
+    }
+    bool admitted =
+        reliable || record->fragment > 0 || (to->adjacent != NULL && far_admits(port, handle, to));
     struct flow *flow =
         list_empty(&handle->flows) ? NULL : layer8_flow_find(&handle->flows, subscription->port, NULL);
     if (flow == NULL) {
@@ -235,7 +287,7 @@ static bool to_subscriber(layer8_switch *sw, port_t *port, struct handle *handle
         }
     }
     if (!admitted) {
-        miss(subscription);
+        layer8_miss(subscription, 1);
         return false;
     }
     if (*held == NULL) {
@@ -245,7 +297,7 @@ static bool to_subscriber(layer8_switch *sw, port_t *port, struct handle *handle
         flow = layer8_flow_open(sw, port, handle, subscription->port, NULL);
     }
     if (*held == NULL || flow == NULL || !layer8_flow_owe(sw, flow, *held, message, subscription)) {
-        miss(subscription);
+        layer8_miss(subscription, 1);
         return false;
     }
     return true;
@@ -254,12 +306,19 @@ static bool to_subscriber(layer8_switch *sw, port_t *port, struct handle *handle
 static enum forward publish(layer8_switch *sw, port_t *port, struct handle *handle, const struct layer8_record *record,
                             const uint8_t *body, struct message *message) {
     struct topic *topic = handle->target;
+    if (port->adjacent != NULL && record->missed != 0) { /* its Vnet dropped some on the way here */
+        for (uint32_t n = 0; n < topic->count; n++) {
+            if (topic->subscribers[n]->port->adjacent == NULL) {
+                layer8_miss(topic->subscribers[n], record->missed);
+            }
+        }
+    }
     bool may_hold = record->fragments > 1 || (record->flags & LAYER8_RELIABLE) != 0;
     struct held *held = NULL;
     if (may_hold && sw->held_now == NULL && !layer8_hold_room(sw, port, record->length)) {
         return FORWARD_STALLED;
     }
-    if (record->fragment == 0) {
+    if (record->fragment == 0 && (message == NULL || message->count == 0)) {
         for (uint32_t n = 0; n < topic->count; n++) {
             struct subscription *subscription = topic->subscribers[n];
             bool taken = to_subscriber(sw, port, handle, record, body, subscription, message, &held);
@@ -363,6 +422,14 @@ static void cancel(layer8_switch *sw, port_t *port, struct handle *handle, const
         }
     }
     layer8_right_end(sw, right);
+    if (callee->adjacent != NULL) {
+        if (handle != NULL) {
+            forget_held(sw, port, &handle->flows, record->correlation);
+        }
+        forget_held(sw, port, &port->flows, record->correlation);
+        layer8_remote_cancel(sw, callee, port, &told);
+        return;
+    }
     (void)layer8_put(sw, callee, &told, NULL, PUT_RECORD);
 }
 
@@ -393,10 +460,24 @@ static struct message *take_over(layer8_switch *sw, port_t *port, struct handle 
     return message;
 }
 
-static bool is_reply(uint8_t kind) { return kind == LAYER8_REPLY || kind == LAYER8_FAILED_REPLY; }
+bool layer8_is_reply(uint8_t kind) { return kind == LAYER8_REPLY || kind == LAYER8_FAILED_REPLY; }
+
+/* A retry over a link, of what had arrived before the cut: true when it needs nothing more. It may begin a message anew
+ * whose beginning is here. */
+static bool had_it(layer8_switch *sw, port_t *port, const struct layer8_record *record, struct message *message) {
+    uint32_t index;
+    if (port->adjacent == NULL || (record->flags & LAYER8_RETRY) == 0 || record->kind == LAYER8_PUBLISH) {
+        return false;
+    }
+    if (message != NULL && !message->refused) {
+        return record->fragment < message->next;
+    }
+    return message == NULL && record->kind == LAYER8_REQUEST &&
+           (record->fragment > 0 || layer8_right_of_call(sw, port, record->correlation, &index) != NULL);
+}
 
 enum forward layer8_forward(layer8_switch *sw, port_t *port, const struct layer8_record *record, const uint8_t *body) {
-    struct handle *handle = is_reply(record->kind) ? NULL : handle_at(port, record->slot);
+    struct handle *handle = layer8_is_reply(record->kind) ? NULL : handle_at(port, record->slot);
     struct message *message = NULL;
     enum forward done;
     if (handle != NULL && (handle->kind == 0 || handle->generation != record->generation)) {
@@ -419,7 +500,7 @@ enum forward layer8_forward(layer8_switch *sw, port_t *port, const struct layer8
     if (record->kind == LAYER8_REQUEST && !port_alive(port)) {
         return FORWARD_DONE; /* whoever asked is dead */
     }
-    if ((record->flags & LAYER8_RETRY) != 0 && record->kind >= LAYER8_REQUEST) {
+    if ((record->flags & LAYER8_RETRY) != 0 && record->kind >= LAYER8_REQUEST && port->adjacent == NULL) {
         return FORWARD_DONE; /* both libraries gave these up when the earlier Vnet was gone */
     }
     if ((record->flags & LAYER8_RETRY) != 0 && record->reason != LAYER8_REASON_NONE &&
@@ -429,8 +510,13 @@ enum forward layer8_forward(layer8_switch *sw, port_t *port, const struct layer8
     if (handle != NULL && (record->kind == LAYER8_PUBLISH) != (handle->kind == LAYER8_TARGET_TOPIC)) {
         return FORWARD_VIOLATION;
     }
-    if (record->fragment > 0) {
-        message = layer8_message_find(port, record);
+    if (record->fragments > 1 || record->kind == LAYER8_REQUEST) {
+        message = record->fragments > 1 ? layer8_message_find(port, record) : NULL;
+        if (had_it(sw, port, record, message)) {
+            return FORWARD_DONE;
+        }
+    }
+    if (record->fragment > 0 || (message != NULL && port->adjacent != NULL && (record->flags & LAYER8_RETRY) != 0)) {
         if (message == NULL) {
             message = take_over(sw, port, handle, record);
         }
@@ -439,6 +525,9 @@ enum forward layer8_forward(layer8_switch *sw, port_t *port, const struct layer8
             return refuse(sw, port, record, NULL, LAYER8_REASON_UNKNOWN, NULL) ? FORWARD_DONE : FORWARD_STALLED;
         }
         if (message == NULL) {
+            if (port->adjacent != NULL) {
+                sw->arriving->outcome = LAYER8_REASON_ABORTED;
+            }
             return FORWARD_DONE; /* its beginning was refused, and that was said */
         }
         if ((record->flags & LAYER8_RETRY) != 0) {
@@ -451,12 +540,12 @@ enum forward layer8_forward(layer8_switch *sw, port_t *port, const struct layer8
         if (handle != NULL && handle->kind == LAYER8_TARGET_ALIAS) {
             return FORWARD_VIOLATION; /* the library asks for one member first */
         }
-        if (layer8_message_find(port, record) != NULL) {
+        if (message != NULL) {
             return FORWARD_VIOLATION;
         }
         message = layer8_message_begin(sw, port, record);
         if (message == NULL) {
-            if (is_reply(record->kind)) {
+            if (layer8_is_reply(record->kind)) {
                 return FORWARD_DONE;
             }
             return refuse(sw, port, record, NULL, LAYER8_REASON_TOO_MANY, NULL) ? FORWARD_DONE : FORWARD_STALLED;
@@ -465,9 +554,12 @@ enum forward layer8_forward(layer8_switch *sw, port_t *port, const struct layer8
     }
     if (message != NULL && message->refused) {
         done = FORWARD_DONE;
-    } else if (is_reply(record->kind)) {
+        if (port->adjacent != NULL) {
+            sw->arriving->outcome = message->reason;
+        }
+    } else if (layer8_is_reply(record->kind)) {
         done = reply(sw, port, record, body, message);
-    } else if (handle == NULL || !allowed(handle, record)) {
+    } else if (handle == NULL || !layer8_allowed(handle, record)) {
         done = refuse(sw, port, record, message, LAYER8_REASON_REVOKED, NULL) ? FORWARD_DONE : FORWARD_STALLED;
     } else if (record->kind == LAYER8_PUBLISH) {
         done = publish(sw, port, handle, record, body, message);

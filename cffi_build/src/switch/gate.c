@@ -5,7 +5,7 @@
  *
  * A closed gate has announced `drained`; the receiver's library rings when its ring is a quarter full. An opening gate
  * lets a few senders go each round, so that a thousand of them do not run into the same half ring at once. */
-#include "internal.h"
+#include "remote.h"
 
 #define OPENED_PER_ROUND 8
 
@@ -102,10 +102,7 @@ static void ask_for_drain(layer8_switch *sw, port_t *port) {
     }
 }
 
-void layer8_congest(layer8_switch *sw, port_t *port) {
-    if (port->congested || !port_alive(port)) {
-        return;
-    }
+void layer8_congest_mark(layer8_switch *sw, port_t *port) {
     port->congested = true;
     layer8_store_relaxed(&port->xoff, 1u);
     layer8_gate_close(sw, &port->gate);
@@ -116,11 +113,30 @@ void layer8_congest(layer8_switch *sw, port_t *port) {
             layer8_gate_close(sw, &membership->alias->gate);
         }
     }
-    ask_for_drain(sw, port);
 }
 
-/* Serves the flows of a list in turn; true when all of them were emptied. */
-static bool serve_waiting(layer8_switch *sw, struct link *waiting) {
+void layer8_congest(layer8_switch *sw, port_t *port) {
+    if (!port->congested && port_alive(port) && port->adjacent == NULL) {
+        layer8_congest_mark(sw, port);
+        ask_for_drain(sw, port);
+    }
+}
+
+void layer8_congest_clear(layer8_switch *sw, port_t *port) {
+    port->congested = false;
+    layer8_store_relaxed(&port->xoff, 0u);
+    layer8_gate_open(sw, &port->gate);
+    FOR_EACH(at, &port->memberships) {
+        struct membership *membership = OWNER(struct membership, of_port, at);
+        if (membership->congested) {
+            membership->congested = false;
+            membership->alias->congested--;
+            layer8_gate_open(sw, &membership->alias->gate);
+        }
+    }
+}
+
+bool layer8_serve_waiting(layer8_switch *sw, struct link *waiting) {
     while (!list_empty(waiting)) {
         struct flow *flow = OWNER(struct flow, of_target, waiting->next);
         KILL_POINT(16);
@@ -141,11 +157,11 @@ void layer8_relieve(layer8_switch *sw, port_t *port) {
     port->drain_due = false;
     if (layer8_fill(sw, port) <= port->receive_capacity / 4) {
         layer8_flush_notices(sw, port);
-        all = serve_waiting(sw, &port->waiting);
+        all = layer8_serve_waiting(sw, &port->waiting);
         FOR_EACH(at, &port->memberships) {
             struct alias *alias = OWNER(struct membership, of_port, at)->alias;
             if (!list_empty(&alias->waiting)) {
-                all = serve_waiting(sw, &alias->waiting) && all; /* of many members not each is looked at each time */
+                all = layer8_serve_waiting(sw, &alias->waiting) && all; /* of many members not each is looked at each time */
             }
         }
         layer8_flush(sw); /* so that the receiver reads while the rest is done */
@@ -158,17 +174,7 @@ void layer8_relieve(layer8_switch *sw, port_t *port) {
         ask_for_drain(sw, port);
         return;
     }
-    port->congested = false;
-    layer8_store_relaxed(&port->xoff, 0u);
-    layer8_gate_open(sw, &port->gate);
-    FOR_EACH(at, &port->memberships) {
-        struct membership *membership = OWNER(struct membership, of_port, at);
-        if (membership->congested) {
-            membership->congested = false;
-            membership->alias->congested--;
-            layer8_gate_open(sw, &membership->alias->gate);
-        }
-    }
+    layer8_congest_clear(sw, port);
     if (port->stalled) { /* it may have waited for room for its own notices */
         port->stalled = false;
         layer8_activate(sw, port);

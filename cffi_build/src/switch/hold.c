@@ -3,8 +3,10 @@
  * The body stands in the segment, its header and everything decided about it in private memory (struct held). The ring
  * is a log: records are added at the tail and finish in any order; the head moves over finished ones. When finished
  * bytes are shut in behind an unfinished one, the oldest unfinished is copied to the tail. Room for that copy is always
- * kept back, so the ring never locks up. */
-#include "internal.h"
+ * kept back, so the ring never locks up.
+ *
+ * What came over a link has no such ring: it is an arrival (remote.c), and the link's window bounds it. */
+#include "remote.h"
 
 #define KEPT_BACK (2 * (uint64_t)LAYER8_RECORD_MAX) /* for moving one record, with a pad */
 
@@ -74,6 +76,9 @@ static void move_oldest(layer8_switch *sw, port_t *port) {
 
 bool layer8_hold_room(layer8_switch *sw, port_t *port, uint64_t length) {
     uint64_t span = layer8_record_span(length);
+    if (port->adjacent != NULL) {
+        return true;
+    }
     advance(sw, port);
     for (;;) {
         uint64_t used = port->hold_tail - port->hold_head;
@@ -94,6 +99,9 @@ bool layer8_hold_room(layer8_switch *sw, port_t *port, uint64_t length) {
 }
 
 struct held *layer8_hold_add(layer8_switch *sw, port_t *port, const struct layer8_record *record, const uint8_t *body) {
+    if (port->adjacent != NULL) {
+        return layer8_arrival_keep(sw, port, record, body);
+    }
     struct held *held = layer8_pool_take(&sw->held_pool);
     if (held == NULL) {
         return NULL;
@@ -120,6 +128,9 @@ void layer8_held_time(layer8_switch *sw, port_t *port, struct held *held) {
 }
 
 const uint8_t *layer8_held_body(const port_t *port, const struct held *held) {
+    if (port->adjacent != NULL) {
+        return layer8_arrival_body(held);
+    }
     return port->hold + (held->position & (port->hold_capacity - 1)) + LAYER8_RECORD_BYTES;
 }
 
@@ -134,6 +145,10 @@ void layer8_held_release(layer8_switch *sw, port_t *port, struct held *held) {
     port->hold_live -= held->span;
     COUNT(sw->held_records, (uint64_t)-1);
     COUNT(sw->held_bytes, (uint64_t)0 - held->span);
+    if (port->adjacent != NULL) {
+        layer8_arrival_done(sw, port, held);
+        return;
+    }
     advance(sw, port);
     publish(sw, port);
     if (port->stalled) {
@@ -145,7 +160,19 @@ void layer8_held_release(layer8_switch *sw, port_t *port, struct held *held) {
 void layer8_held_refuse(const port_t *port, struct held *held, uint16_t reason) {
     held->dead = true;
     held->record.reason = reason; /* in the copy too: the record may be moved to the tail */
-    layer8_note(port->hold + (held->position & (port->hold_capacity - 1)), reason, NULL);
+    if (port->adjacent != NULL) {
+        layer8_arrival_outcome(held, reason);
+    } else {
+        layer8_note(port->hold + (held->position & (port->hold_capacity - 1)), reason, NULL);
+    }
+}
+
+void layer8_held_give_back(layer8_switch *sw, port_t *port, struct held *held, uint16_t reason, const uint8_t *to) {
+    layer8_held_refuse(port, held, reason);
+    KILL_POINT(11);
+    if (port->adjacent == NULL) {
+        layer8_report(sw, port, &held->record, reason, to);
+    }
 }
 
 void layer8_held_tick(layer8_switch *sw, port_t *port) {
@@ -153,12 +180,17 @@ void layer8_held_tick(layer8_switch *sw, port_t *port) {
         struct held *held = OWNER(struct held, timed, at);
         struct message *message = held->message;
         bool said = held->dead || (message != NULL && message->refused);
-        if (held->deadline_ns <= sw->now_ns) {
+        if (held->deadline_ns <= sw->now_ns || held->sent) {
             list_remove(&held->timed);
             sw->timed--;
-            layer8_held_refuse(port, held, LAYER8_REASON_EXPIRED);
+            if (held->sent) {
+                continue;
+            }
+            if (said) {
+                layer8_held_refuse(port, held, LAYER8_REASON_EXPIRED);
+            }
             if (!said) {
-                layer8_report(sw, port, &held->record, LAYER8_REASON_EXPIRED, NULL);
+                layer8_held_give_back(sw, port, held, LAYER8_REASON_EXPIRED, NULL);
             }
             if (message != NULL) {
                 layer8_message_refuse(sw, port, message); /* whole or not at all */

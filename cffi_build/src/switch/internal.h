@@ -5,6 +5,7 @@
  *   port ── rights ───▶ port                        who may reply to whom
  *   port ── messages                                messages in fragments that have begun and not ended
  *
+ * A Vnic of another host is a port too, a *proxy*: one without a segment, that belongs to an adjacent Vnet (remote.h).
  * A *flow* is the order of one name: as long as a (handle, destination) has copies owed, later records of it queue
  * behind them. A *gate* is what senders see of a destination: open, or Xoff in each sender's flag area.
  * Nothing of a segment is used before it was copied and checked; lengths, positions and headers used here are private. */
@@ -98,8 +99,8 @@ struct handle {
 struct alias {
     struct gate gate;
     struct link waiting;   /* flows whose records any member may take */
-    struct membership **members;
-    uint32_t count, capacity, turn, congested;
+    struct membership **members; /* those of this host first: they are chosen before others */
+    uint32_t count, locals, capacity, turn, congested;
 };
 
 struct membership {
@@ -132,6 +133,7 @@ struct held {              /* one record in a hold ring; its header stands here,
     uint32_t span, copies;
     struct message *message; /* in fragments, that it is of: valid while copies are owed */
     bool dead;             /* expired, cancelled or aborted: skipped when its turn comes */
+    bool sent;             /* a copy went over a link: its time is the far Vnet's to watch */
 };
 
 struct found {             /* one record of a hold ring, at adoption */
@@ -140,8 +142,11 @@ struct found {             /* one record of a hold ring, at adoption */
 };
 
 struct owed {              /* one copy */
-    struct owed *next;
+    struct owed *next, *previous;
+    struct flow *flow;
     struct held *held;
+    struct sent *sent;     /* it is on its way over a link and not answered */
+    bool repeated;         /* it was on its way once: it goes as a retry */
     struct message *message; /* the message in fragments it belongs to, or NULL */
     struct subscription *subscription; /* NULL unless a publication; dropped when the subscriber leaves */
 };
@@ -154,6 +159,8 @@ struct flow {
     port_t *target;        /* one of the two */
     struct alias *alias;
     struct owed *first, *last;
+    struct owed *unsent;   /* to a proxy: those before it are on their way */
+    struct link of_adjacent; /* to a proxy: in adjacent->ready or port->blocked while something is unsent */
     uint64_t bytes;
     uint64_t moved_ns;     /* when it last made progress */
 };
@@ -172,6 +179,7 @@ struct message {           /* a message in fragments that has begun */
     uint16_t right_generation;
     uint32_t count, capacity;
     uint32_t owed;         /* copies in flows that point here */
+    uint16_t reason;       /* when it is refused: why */
     bool refused, ended;
     struct receiver *receivers;
 };
@@ -232,6 +240,15 @@ struct layer8_switch_port {
     bool drain_due;        /* a doorbell came while congested */
     bool purged;
 
+    struct adjacent *adjacent; /* of a proxy: the Vnet it lives at; else NULL. The following are for proxies */
+    struct link of_adjacent;
+    struct link blocked;   /* flows to it that wait for answers */
+    struct link arrivals;  /* what came from it and waits for the control plane */
+    uint64_t way_bytes;    /* sent to it and unanswered */
+    uint64_t owed_bytes;   /* owed to it in all */
+    bool asked;
+    port_t *of_uuid;       /* chain of the hash */
+
     struct gate gate;
     struct handle *handles[HANDLE_CHUNKS];
     struct link flows;     /* without a handle */
@@ -252,7 +269,8 @@ struct layer8_switch_port {
 struct command {
     uint32_t kind, port, a, b, c, d;
     uint64_t token;
-    port_t *pointer;
+    void *pointer;
+    uint8_t uuid[16];
 };
 
 #define COMMAND_RING 4096u
@@ -269,6 +287,12 @@ struct layer8_switch {
     uint32_t port_count, active_count;
     struct link active, dirty, doomed, closing, opening, released;
     struct pool owed_pool, held_pool, flow_pool, message_pool, due_pool;
+    struct adjacent **adjacents; /* by the number of their link */
+    port_t **by_uuid;      /* hash of all ports */
+    uint32_t uuid_mask, stranger_count;
+    struct link busy;      /* adjacent Vnets with something to take or to send */
+    struct pool arrival_pool, sent_pool, parcel_pool;
+    struct arriving *arriving; /* while a record of a proxy is forwarded */
     uint64_t now_ns, tick_ns, spent; /* spent: bytes copied, for the quota of the port visited */
     uint64_t timed;        /* held records, flows or ports with a deadline: the clock is read while it is not 0 */
     bool stop, quiescing, frozen;
@@ -330,7 +354,11 @@ void layer8_handle_mark(struct handle *handle); /* works the byte out anew, writ
 void layer8_gate_close(layer8_switch *sw, struct gate *gate);
 void layer8_gate_open(layer8_switch *sw, struct gate *gate);
 bool layer8_gates_step(layer8_switch *sw); /* lets some waiting senders go; true: more to do */
-void layer8_congest(layer8_switch *sw, port_t *port);
+void layer8_congest(layer8_switch *sw, port_t *port); /* a proxy's congestion is its link's: see link.c */
+/* Serves the flows of a list in turn; true when all of them were emptied. */
+bool layer8_serve_waiting(layer8_switch *sw, struct link *waiting);
+void layer8_congest_mark(layer8_switch *sw, port_t *port);
+void layer8_congest_clear(layer8_switch *sw, port_t *port);
 void layer8_relieve(layer8_switch *sw, port_t *port);
 void layer8_wake_sender(port_t *port);
 void layer8_marked(port_t *port); /* a mark or a count of its pages has changed, and nobody else is told */
@@ -347,6 +375,9 @@ void layer8_held_release(layer8_switch *sw, port_t *port, struct held *held); /*
 void layer8_held_refuse(const port_t *port, struct held *held, uint16_t reason);
 void layer8_held_tick(layer8_switch *sw, port_t *port);                       /* what has outlived its ttl goes back */
 
+/* Says of a record that it will not be delivered: to its sender, or to the Vnet it came from. */
+void layer8_held_give_back(layer8_switch *sw, port_t *port, struct held *held, uint16_t reason, const uint8_t *to);
+
 /* ---- flow.c: copies owed ---- */
 
 struct flow *layer8_flow_find(struct link *flows, const port_t *target, const struct alias *alias);
@@ -355,6 +386,9 @@ struct flow *layer8_flow_open(layer8_switch *sw, port_t *source, struct handle *
 bool layer8_flow_owe(layer8_switch *sw, struct flow *flow, struct held *held, struct message *message,
                      struct subscription *subscription);
 void layer8_flow_refuse(layer8_switch *sw, struct flow *flow, uint16_t reason); /* all its copies, then the flow */
+void layer8_owed_refuse(layer8_switch *sw, struct owed *owed, uint16_t reason); /* one copy; the flow may be freed */
+void layer8_owed_done(layer8_switch *sw, struct owed *owed);                    /* the same, and nobody is told */
+void layer8_flow_forget(layer8_switch *sw, struct flow *flow); /* all of it: its source will send it again */
 /* Drops what belongs to the message, or to the subscription; frees the flow when nothing is left in it. */
 void layer8_flow_drop(layer8_switch *sw, struct flow *flow, const struct message *message,
                       const struct subscription *subscription);
@@ -366,8 +400,11 @@ void layer8_flow_tick(layer8_switch *sw, struct flow *flow);
 
 enum forward { FORWARD_DONE, FORWARD_STALLED, FORWARD_VIOLATION };
 
+bool layer8_is_reply(uint8_t kind);
+bool layer8_allowed(const struct handle *handle, const struct layer8_record *record);
 enum forward layer8_forward(layer8_switch *sw, port_t *port, const struct layer8_record *record, const uint8_t *body);
 port_t *layer8_choose(layer8_switch *sw, struct alias *alias);
+void layer8_miss(struct subscription *subscription, uint32_t count);
 /* Puts a checked unicast or request into one port, making the right to reply. */
 enum put layer8_put_unicast(layer8_switch *sw, port_t *source, port_t *to, const struct layer8_record *record,
                             const uint8_t *body, uint64_t deadline_ns, struct message *message);
@@ -375,6 +412,10 @@ enum put layer8_put_reply(layer8_switch *sw, port_t *source, port_t *to, const s
                           const uint8_t *body);
 enum put layer8_put_publication(layer8_switch *sw, port_t *source, struct subscription *subscription,
                                 const struct layer8_record *record, const uint8_t *body, enum put_limit limit);
+
+/* ---- admit.c ---- */
+
+void layer8_port_init(port_t *port); /* its lists */
 
 /* ---- adopt.c ---- */
 
@@ -407,7 +448,7 @@ bool layer8_right_stands(const layer8_switch *sw, const struct message *message)
 struct right *layer8_right_of_call(layer8_switch *sw, const port_t *caller, uint64_t correlation, uint32_t *index);
 void layer8_right_end(layer8_switch *sw, struct right *right);
 void layer8_right_fail(layer8_switch *sw, struct right *right, uint16_t reason); /* ends it; its caller is told */
-void layer8_rights_fail(layer8_switch *sw, port_t *port, bool answered_too);
+void layer8_rights_fail(layer8_switch *sw, port_t *port, uint16_t reason, bool answered_too);
 void layer8_rights_cancel(layer8_switch *sw, port_t *port);
 void layer8_right_revoke(layer8_switch *sw, struct right *right);
 
@@ -423,11 +464,14 @@ void layer8_handle_clear(layer8_switch *sw, struct handle *handle, uint8_t byte)
 /* ---- command.c ---- */
 
 void layer8_commands_run(layer8_switch *sw);
+void layer8_emit_event(layer8_switch *sw, layer8_event event);
 void layer8_emit(layer8_switch *sw, uint32_t kind, uint32_t port, uint64_t token, int64_t value, port_t *pointer);
 
 /* ---- switch.c ---- */
 
 void layer8_activate(layer8_switch *sw, port_t *port);
+uint32_t layer8_uuid_bucket(const layer8_switch *sw, const uint8_t *uuid);
+void layer8_port_enter(layer8_switch *sw, port_t *port); /* into the table of ports and the hash of uuids */
 void layer8_port_forget(layer8_switch *sw, port_t *port);
 void layer8_catch_up(layer8_switch *sw, port_t *port); /* forwards what its Vnic has sent by now, unless it is stalled */
 uint64_t layer8_now_ns(void);

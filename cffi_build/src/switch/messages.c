@@ -78,6 +78,9 @@ void layer8_message_refuse(layer8_switch *sw, port_t *port, struct message *mess
         return;
     }
     message->refused = true;
+    if (message->reason == LAYER8_REASON_NONE) {
+        message->reason = LAYER8_REASON_ABORTED;
+    }
     for (uint32_t n = 0; n < message->count; n++) {
         struct receiver *receiver = &message->receivers[n];
         port_t *to = port_by_id(sw, receiver->port);

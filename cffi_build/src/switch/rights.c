@@ -110,11 +110,11 @@ void layer8_right_fail(layer8_switch *sw, struct right *right, uint16_t reason) 
 }
 
 /* The requests that `port` took and will not answer: their callers are told. */
-void layer8_rights_fail(layer8_switch *sw, port_t *port, bool answered_too) {
+void layer8_rights_fail(layer8_switch *sw, port_t *port, uint16_t reason, bool answered_too) {
     FOR_EACH_SAFE(at, &port->as_callee) {
         struct right *right = OWNER(struct right, of_callee, at);
         if (right->state == RIGHT_OPEN || answered_too) {
-            layer8_right_fail(sw, right, LAYER8_REASON_GONE);
+            layer8_right_fail(sw, right, reason);
         }
     }
 }

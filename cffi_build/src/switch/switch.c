@@ -3,13 +3,14 @@
  * Ports are treated as a network driver treats cards. A doorbell puts a port on the active list; it is polled with a
  * quota, deficit round robin; found empty it is re-armed and leaves the list. With nothing active the thread sleeps in
  * epoll, over one eventfd a port and one for commands. */
-#include "internal.h"
+#include "remote.h"
 
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/uio.h>
 
 #define COMMANDS_ID UINT64_MAX
+#define LINKS_ID (UINT64_C(1) << 32) /* and the number of the link */
 #define TICK_NS UINT64_C(50000000)
 #define ROUNDS_PER_POLL 4u
 
@@ -75,7 +76,8 @@ layer8_switch *layer8_switch_new(const layer8_switch_config *config) {
     sw->config = *config;
     sw->max_rights = config->max_rights;
     sw->rights_mask = power_of_two_over(config->max_rights) - 1u;
-    sw->event_mask = power_of_two_over(2u * COMMAND_RING + 4u * config->max_ports) - 1u;
+    sw->event_mask = power_of_two_over(2u * COMMAND_RING + 4u * config->max_ports + 2u * (LAYER8_LINKS + STRANGERS)) - 1u;
+    sw->uuid_mask = power_of_two_over(config->max_ports) - 1u;
     sw->right_seed = (uint32_t)layer8_now_ns() * 2654435761u;
     sw->rights_free = NO_RIGHT;
     sw->frozen = config->frozen != 0;
@@ -95,6 +97,12 @@ layer8_switch *layer8_switch_new(const layer8_switch_config *config) {
     list_init(&sw->closing);
     list_init(&sw->opening);
     list_init(&sw->released);
+    list_init(&sw->busy);
+    sw->adjacents = calloc(LAYER8_LINKS, sizeof(struct adjacent *));
+    sw->by_uuid = calloc(sw->uuid_mask + (size_t)1, sizeof(port_t *));
+    sw->arrival_pool.size = sizeof(struct arrival);
+    sw->sent_pool.size = sizeof(struct sent);
+    sw->parcel_pool.size = sizeof(struct parcel);
     sw->owed_pool.size = sizeof(struct owed);
     sw->held_pool.size = sizeof(struct held);
     sw->flow_pool.size = sizeof(struct flow);
@@ -102,7 +110,7 @@ layer8_switch *layer8_switch_new(const layer8_switch_config *config) {
     sw->due_pool.size = sizeof(struct due);
     struct epoll_event interest = {.events = EPOLLIN, .data.u64 = COMMANDS_ID};
     if (sw->ports == NULL || sw->aliases == NULL || sw->topics == NULL || sw->rights == NULL ||
-        sw->right_buckets == NULL || sw->commands == NULL || sw->events == NULL || sw->epoll < 0 ||
+        sw->right_buckets == NULL || sw->adjacents == NULL || sw->by_uuid == NULL || sw->commands == NULL || sw->events == NULL || sw->epoll < 0 ||
         sw->command_fd < 0 || sw->event_fd < 0 ||
         epoll_ctl(sw->epoll, EPOLL_CTL_ADD, sw->command_fd, &interest) != 0) {
         layer8_switch_free(sw);
@@ -123,10 +131,18 @@ void layer8_switch_free(layer8_switch *sw) {
                     }
                 }
             }
+            if (sw->ports[n]->adjacent != NULL) {
+                FOR_EACH(at, &sw->ports[n]->held) { free((void *)(uintptr_t)layer8_arrival_body(OWNER(struct held, in_ring, at))); }
+            }
             FOR_EACH_SAFE(at, &sw->ports[n]->messages) { free(OWNER(struct message, of_source, at)->receivers); }
             FOR_EACH_SAFE(at, &sw->ports[n]->subscriptions) { free(OWNER(struct subscription, of_port, at)); }
             FOR_EACH_SAFE(at, &sw->ports[n]->memberships) { free(OWNER(struct membership, of_port, at)); }
             layer8_switch_port_free(sw->ports[n]);
+        }
+    }
+    for (uint32_t n = 0; sw->adjacents != NULL && n < LAYER8_LINKS; n++) {
+        if (sw->adjacents[n] != NULL) {
+            layer8_adjacent_free(sw, sw->adjacents[n]);
         }
     }
     for (uint32_t n = 0; sw->aliases != NULL && n < sw->config.max_aliases; n++) {
@@ -146,6 +162,11 @@ void layer8_switch_free(layer8_switch *sw) {
     layer8_pool_close(&sw->flow_pool);
     layer8_pool_close(&sw->message_pool);
     layer8_pool_close(&sw->due_pool);
+    layer8_pool_close(&sw->arrival_pool);
+    layer8_pool_close(&sw->sent_pool);
+    layer8_pool_close(&sw->parcel_pool);
+    free(sw->adjacents);
+    free(sw->by_uuid);
     free(sw->ports);
     free(sw->aliases);
     free(sw->topics);
@@ -165,8 +186,30 @@ void layer8_switch_free(layer8_switch *sw) {
     free(sw);
 }
 
+uint32_t layer8_uuid_bucket(const layer8_switch *sw, const uint8_t *uuid) {
+    uint64_t half[2];
+    memcpy(half, uuid, sizeof half);
+    return (uint32_t)(((half[0] ^ half[1] ^ sw->right_seed) * UINT64_C(0x9E3779B97F4A7C15)) >> 32) & sw->uuid_mask;
+}
+
+void layer8_port_enter(layer8_switch *sw, port_t *port) {
+    port_t **bucket = &sw->by_uuid[layer8_uuid_bucket(sw, port->uuid)];
+    port->of_uuid = *bucket;
+    *bucket = port;
+    sw->ports[port->id & 0xffffu] = port;
+    sw->port_count++;
+}
+
 void layer8_port_forget(layer8_switch *sw, port_t *port) {
-    (void)epoll_ctl(sw->epoll, EPOLL_CTL_DEL, port->doorbell, NULL);
+    if (port->adjacent == NULL) {
+        (void)epoll_ctl(sw->epoll, EPOLL_CTL_DEL, port->doorbell, NULL);
+    }
+    port_t **at = &sw->by_uuid[layer8_uuid_bucket(sw, port->uuid)];
+    while (*at != port) {
+        at = &(*at)->of_uuid;
+    }
+    *at = port->of_uuid;
+    list_remove(&port->of_adjacent);
     sw->ports[port->id & 0xffffu] = NULL;
     sw->port_count--;
 }
@@ -284,7 +327,7 @@ static bool poll_transmit(layer8_switch *sw, port_t *port) {
 void layer8_catch_up(layer8_switch *sw, port_t *port) {
     uint64_t sent = layer8_load_acquire(&port->control->transmit_tail) - port->transmit_head;
     uint64_t from = port->transmit_head;
-    if (sw->frozen || !port->resumed || !layer8_poll_adopted(sw, port)) {
+    if (sw->frozen || !port->resumed || port->adjacent != NULL || !layer8_poll_adopted(sw, port)) {
         return;
     }
     if (sent <= port->transmit_capacity) {
@@ -314,8 +357,8 @@ static void visit(layer8_switch *sw, port_t *port) {
     if (list_linked(&port->doomed)) {
         return;
     }
-    if (sw->frozen || (port_alive(port) && !port->resumed)) {
-        return; /* START or RESUME brings it back */
+    if (sw->frozen || (port_alive(port) && (!port->resumed || port->adjacent != NULL))) {
+        return; /* START or RESUME brings it back; a proxy that is up has no ring to look at */
     }
     port->stalled = false;
     bool more = layer8_poll_adopted(sw, port) && poll_transmit(sw, port);
@@ -376,7 +419,7 @@ static void tick(layer8_switch *sw) {
 static void quiesce(layer8_switch *sw) {
     for (uint32_t n = 0; n < sw->config.max_ports; n++) {
         port_t *port = sw->ports[n];
-        if (port != NULL && port_alive(port) &&
+        if (port != NULL && port_alive(port) && port->adjacent == NULL &&
             (port->hold_live != 0 || port->transmit_head != layer8_load_acquire(&port->control->transmit_tail))) {
             return;
         }
@@ -404,7 +447,9 @@ static void poll_doorbells(layer8_switch *sw, int timeout_ms) {
     struct epoll_event events[64];
     int count = epoll_wait(sw->epoll, events, 64, timeout_ms);
     for (int n = 0; n < count; n++) {
-        if (events[n].data.u64 == COMMANDS_ID) {
+        if ((events[n].data.u64 & LINKS_ID) == LINKS_ID && events[n].data.u64 != COMMANDS_ID) {
+            layer8_take_link_token(sw, (uint32_t)events[n].data.u64);
+        } else if (events[n].data.u64 == COMMANDS_ID) {
             uint64_t ignored;
             ssize_t got = read(sw->command_fd, &ignored, sizeof ignored);
             (void)got;
@@ -415,13 +460,15 @@ static void poll_doorbells(layer8_switch *sw, int timeout_ms) {
     }
 }
 
+static bool idle(const layer8_switch *sw) { return list_empty(&sw->active) && (list_empty(&sw->busy) || sw->frozen); }
+
 /* Before it sleeps: looks at the armed ports for a while, so that a quick answer needs no wake-up. */
 static bool spin(layer8_switch *sw) {
     uint64_t until = layer8_now_ns() + (uint64_t)sw->config.spin_us * 1000u;
     do {
         poll_doorbells(sw, 0);
-    } while (list_empty(&sw->active) && !sw->stop && layer8_now_ns() < until);
-    return !list_empty(&sw->active);
+    } while (idle(sw) && !sw->stop && layer8_now_ns() < until);
+    return !idle(sw);
 }
 
 int layer8_switch_run(layer8_switch *sw) {
@@ -437,7 +484,7 @@ int layer8_switch_run(layer8_switch *sw) {
         if (sw->quiescing) {
             quiesce(sw);
         }
-        if (list_empty(&sw->active)) {
+        if (idle(sw)) {
             if (opening) {
                 poll_doorbells(sw, 0);
             } else if (sw->config.spin_us == 0 || !spin(sw)) {
@@ -451,6 +498,7 @@ int layer8_switch_run(layer8_switch *sw) {
             visit(sw, OWNER(port_t, active, sw->active.next));
             close_doomed(sw);
         }
+        layer8_adjacents_step(sw);
     }
     layer8_flush(sw);
     return LAYER8_OK;
