@@ -8,8 +8,8 @@
 #include <stdlib.h>
 
 void layer8_kill_point(int point) {
-    static int wanted = -1;
-    static long count;
+    static _Thread_local int wanted = -1; /* several switches may run in one process */
+    static _Thread_local long count;
     if (wanted < 0) {
         const char *setting = getenv("LAYER8_KILL_AT");
         wanted = 0;
