@@ -168,7 +168,7 @@ class Pump:
     def _sleep(self) -> None:
         traffic, now = self._traffic, self._clock()
         if self.keep_alive.is_lost(now):
-            raise ConnectionCut(f"nothing was heard for {self.keep_alive.patience:g} s")
+            raise ConnectionCut(f"nothing was heard for {now - self.keep_alive.heard:.1f} s")
         if self.keep_alive.is_due(now):
             self.say(Alive(received=traffic.stream.received))
             return

@@ -75,7 +75,7 @@ class Begin(MirrorMessage, frozen=True, tag="begin"):
 
 class Begun(MirrorMessage, frozen=True, tag="begun"):
     """`secret`: who knows it may continue the session. `alive`: somebody who has said nothing for so long says Alive;
-    `patience`: who has heard nothing for so long takes the connection for lost (seconds)."""
+    `patience`: who has heard nothing for so long, on whatever connection, gives the session up (seconds)."""
 
     session: bytes
     secret: bytes
@@ -215,8 +215,13 @@ class SocketStream:
         self.acknowledged = self.received
 
 
+SILENCE = 0.6
+"""Of the patience: who has heard nothing for so long takes the connection for lost, which leaves time for another one."""
+
+
 class KeepAlive:
-    """When to say that one is there, and when to take the other side for lost. Seconds, monotonic."""
+    """When to say that one is there, and when to take a connection for lost. Seconds, monotonic. `given_up`: when the
+    session is."""
 
     def __init__(self, alive: float, patience: float, now: float) -> None:
         self.alive = alive
@@ -228,8 +233,12 @@ class KeepAlive:
         return now - self.said >= self.alive
 
     def is_lost(self, now: float) -> bool:
-        return now - self.heard >= self.patience
+        return now - self.heard >= SILENCE * self.patience
 
     def wait(self, now: float) -> float:
         """How long nothing has to be done."""
-        return max(0.0, min(self.said + self.alive, self.heard + self.patience) - now)
+        return max(0.0, min(self.said + self.alive, self.heard + SILENCE * self.patience) - now)
+
+    @property
+    def given_up(self) -> float:
+        return self.heard + self.patience

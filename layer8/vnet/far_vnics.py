@@ -92,6 +92,7 @@ class FarSession:
         self.pump: Pump | None = None
         self.moved = threading.Event()  # it was taken over, or is over
         self.is_over = False
+        self.given_up = 0.0  # when, unless another connection comes; monotonic seconds
         self.reserved = 0
         self._vnics = vnics
         self._segment: Segment | None = None
@@ -280,7 +281,7 @@ class FarVnics:
                 _say_end(tls, ended)
                 self._complain(f"{account} at {connection.address} is refused: {ended.text}")
         except ConnectionCut as cut:
-            _log.debug("the connection of %s at %s is cut: %s", account, connection.address, cut)
+            _log.debug("the connection of %s at %s is cut: %s", account, connection.address, str(cut))
             if session is not None:
                 self._close(connection)
                 self._wait_for_another(session)
@@ -359,14 +360,15 @@ class FarVnics:
         try:
             pump.run()
         finally:
+            session.given_up = pump.keep_alive.given_up
             with session.lock:
                 session.pump = None
             pump.close()
 
     def _wait_for_another(self, session: FarSession) -> None:
-        """The Vnic may come back by another connection, for as long as a silent one would have been kept."""
+        """The Vnic may come back by another connection, until it has been silent for too long."""
         if session.traffic.bound and not self._stopped:
-            session.moved.wait(self.host.config.far_patience)
+            session.moved.wait(max(0.0, session.given_up - time.monotonic()))
 
     def _leave(self, session: FarSession) -> None:
         """This thread no longer carries it; when no other does, it is over."""

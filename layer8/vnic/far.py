@@ -47,7 +47,8 @@ from layer8.security.provider import SecurityProvider, TlsRole
 ALIVE_SECONDS = 2.0
 PATIENCE_SECONDS = 5.0
 
-_DIAL_SECONDS = 2.0  # for one address, when dialling again
+_DIAL_SECONDS = 2.0  # for one try, when dialling again
+_LEAST_DIAL_SECONDS = 0.2
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 0.5
 _SECRET_BYTES = 64  # at most, of what the Vnet calls a session
@@ -118,10 +119,10 @@ class FarCarrier:
             _logger.debug("the carrier to %s: %s", self._place, ended.text)
         except ConnectionCut as cut:
             self.why = f"the connection is lost: {cut}"
-            _logger.info("the connection to the Vnet at %s is lost: %s", self._place, cut)
+            _logger.info("the connection to the Vnet at %s is lost: %s", self._place, str(cut))
         except (ProtocolViolation, MirrorCorrupt) as violation:
             self.why = f"it said what cannot be: {violation}"
-            _logger.warning("the Vnet at %s said what cannot be: %s", self._place, violation)
+            _logger.warning("the Vnet at %s said what cannot be: %s", self._place, str(violation))
         except Exception as error:
             self.why = f"its carrier failed: {error!r}"
             _logger.exception("the carrier to %s failed", self._place)
@@ -152,17 +153,17 @@ class FarCarrier:
             except ConnectionCut as cut:
                 if not self._session:
                     raise
-                _logger.info("the connection to the Vnet at %s is cut: %s", self._place, cut)
+                _logger.info("the connection to the Vnet at %s is cut: %s", self._place, str(cut))
             finally:
                 pump.close()
             tls.close()
-            tls, came = self._dial_again(pump.keep_alive.heard + self._patience)
+            tls, came = self._dial_again(pump.keep_alive.given_up)
             self._tls = tls
             say = []
 
     def _refuse(self, ended: CarrierEnded) -> None:
         """What the Vnet said before it had an admission that could say it."""
-        if ended.code and not self._traffic.bound and not self._traffic.stream.received:
+        if ended.code and not self._traffic.bound:
             try:
                 self._traffic.write_local(encode_control(Refused(code=ended.code, text=ended.text)))
             except Exception:
@@ -209,11 +210,11 @@ class FarCarrier:
         """A connection that goes on, and what came on it already. Raises ConnectionCut, CarrierEnded."""
         pause = _FIRST_PAUSE
         why = "nobody answered in time"
-        while time.monotonic() < deadline:
+        while (left := deadline - time.monotonic()) > 0:
             if self._library_left():
                 raise CarrierEnded("the library has closed the control socket")
             try:
-                tls = self._dial(min(deadline, time.monotonic() + _DIAL_SECONDS))
+                tls = self._dial(time.monotonic() + min(_DIAL_SECONDS, max(left / 2, _LEAST_DIAL_SECONDS)))
                 try:
                     came = self._continue(tls, deadline)
                 except BaseException:
@@ -326,6 +327,8 @@ class FarCarrier:
 def _reason(error: OSError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not good: {error.verify_message}"
+    if isinstance(error, TimeoutError):
+        return "it did not answer in time"
     if isinstance(error, ssl.SSLError):
         return f"no TLS came about: {error.reason or error}"
     return error.strerror or str(error)

@@ -122,9 +122,10 @@ def test_silence_is_noticed_and_broken() -> None:
     assert not keep.is_due(101.9)
     assert keep.wait(101.0) == pytest.approx(1.0)
     assert keep.is_due(102.0)
-    keep.said = 104.0
-    assert not keep.is_lost(104.9)
-    assert keep.wait(104.5) == pytest.approx(0.5)
-    assert keep.is_lost(105.0)
-    keep.heard = 105.0
-    assert not keep.is_lost(109.9)
+    keep.said = 102.0
+    assert not keep.is_lost(102.9)
+    assert keep.wait(102.5) == pytest.approx(0.5)
+    assert keep.is_lost(103.0)
+    assert keep.given_up == pytest.approx(105.0)
+    keep.heard = 104.0
+    assert not keep.is_lost(106.9)
