@@ -216,7 +216,7 @@ class SocketStream:
 
 
 SILENCE = 0.6
-"""Of the patience: who has heard nothing for so long takes the connection for lost, which leaves time for another one."""
+"""Of the patience: who has heard nothing for so long takes the connection for lost; the rest is for another one."""
 
 
 class KeepAlive:
