@@ -186,8 +186,9 @@ void layer8_mirror_set_bell(layer8_mirror *mirror, int bell);
 /* A connection begins: the other end has `received`, and all else is told anew. `fresh` 1: its pages are empty. 0, or
  * LAYER8_CORRUPT: that cannot be. */
 int layer8_mirror_resume(layer8_mirror *mirror, uint64_t received, int fresh);
-/* Fills the buffer with whole frames: bytes, 0 when there is nothing to say, or LAYER8_CORRUPT. */
-int64_t layer8_mirror_collect(layer8_mirror *mirror, uint8_t *buffer, uint64_t size);
+/* Fills the buffer with whole frames: bytes, 0 when there is nothing to say, or LAYER8_CORRUPT. `idle` 1: also what nobody
+ * waits for (see SOON). */
+int64_t layer8_mirror_collect(layer8_mirror *mirror, uint8_t *buffer, uint64_t size, int idle);
 /* Takes whole frames. MORE, OTHER, or LAYER8_CORRUPT; *consumed: bytes of those that were taken. */
 int layer8_mirror_feed(layer8_mirror *mirror, const uint8_t *bytes, uint64_t length, uint64_t *consumed);
 /* Asks to be woken, by the descriptor that the other side of the segment rings. WORK: there is work already, do not sleep.

@@ -11,11 +11,13 @@ import pytest
 
 from layer8 import rendezvous
 from layer8.rendezvous import (
+    FarPlace,
     candidates,
     check_socket,
     check_socket_path,
     ensure_private_directory,
     lock_file,
+    nodes,
     own_socket,
     split_address,
     state_directory,
@@ -221,3 +223,86 @@ def test_an_address_is_host_and_port(text: str, found: tuple[str, int]) -> None:
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         split_address(text)
+
+
+# ── another host ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("tls://10.0.0.1", FarPlace("10.0.0.1", rendezvous.VNET_PORT)),
+        ("tls://vnet.example:99/", FarPlace("vnet.example", 99)),
+        ("tls://[::1]:5", FarPlace("::1", 5)),
+    ],
+)
+def test_an_address_is_the_only_place(text: str, place: FarPlace) -> None:
+    assert candidates(text, {}) == (place,)
+    assert candidates("default", {"LAYER8_VNET": text}) == (place,)
+    assert candidates(str(place), {}) == (place,)
+
+
+@pytest.mark.parametrize("text", ["tls://", "tls://:80", "tls://host:0", "tls://host:x", "tls://a/b"])
+def test_an_address_that_names_no_host_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        candidates(text, {})
+
+
+ROUTES = """Iface	Destination	Gateway 	Flags	RefCnt	Use	Metric	Mask		MTU	Window	IRTT
+eth1	00000000	0102A8C0	0003	0	0	200	00000000	0	0	0
+eth0	00000000	010011AC	0003	0	0	100	00000000	0	0	0
+eth0	000011AC	00000000	0001	0	0	0	0000FFFF	0	0	0
+"""
+ROUTES_6 = (
+    "00000000000000000000000000000000 00 00000000000000000000000000000000 00 "
+    "fe800000000000000000000000000001 00000400 00000001 00000000 00450003     eth0\n"
+    "fe800000000000000000000000000000 40 00000000000000000000000000000000 00 "
+    "00000000000000000000000000000000 00000100 00000001 00000000 00000001     eth0\n"
+)
+
+
+@pytest.fixture
+def container(tmp_path: Path) -> Path:
+    """The root of a file system, as a container has it."""
+    (tmp_path / ".dockerenv").touch()
+    (tmp_path / "proc" / "net").mkdir(parents=True)
+    (tmp_path / "proc" / "net" / "route").write_text(ROUTES)
+    (tmp_path / "proc" / "net" / "ipv6_route").write_text(ROUTES_6)
+    return tmp_path
+
+
+MISSING = (Path("/nonexistent/layer8/default.sock"), Path("/nonexistent/run/default.sock"))
+
+
+def test_a_container_without_a_socket_looks_at_its_node(container: Path) -> None:
+    (place,) = nodes(MISSING, {"NODE_IP": "192.0.2.7"}, container)
+    assert place == FarPlace("192.0.2.7", rendezvous.VNET_PORT, "NODE_IP")
+    assert str(place) == "tls://192.0.2.7:8808 (NODE_IP)"
+
+
+def test_without_a_node_the_default_gateways_are_asked_the_nearest_first(container: Path) -> None:
+    found = [place.host for place in nodes(MISSING, {}, container) if isinstance(place, FarPlace)]
+    assert found == ["172.17.0.1", "192.168.2.1", "fe80::1%eth0"]
+
+
+def test_who_is_in_no_container_or_has_a_socket_or_was_told_where_looks_nowhere_else(
+    container: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    elsewhere = tmp_path_factory.mktemp("host")
+    assert nodes(MISSING, {"NODE_IP": "192.0.2.7"}, elsewhere) == ()
+    assert nodes((MISSING[0], container), {"NODE_IP": "192.0.2.7"}, container) == ()
+    assert nodes(MISSING, {"NODE_IP": "192.0.2.7", "LAYER8_VNET": "default"}, container) == ()
+    assert nodes(MISSING[:1], {"NODE_IP": "192.0.2.7"}, container) == ()
+    assert nodes((FarPlace("a", 1),), {"NODE_IP": "192.0.2.7"}, container) == ()
+
+
+@pytest.mark.parametrize("variable", ["KUBERNETES_SERVICE_HOST", "container"])
+def test_a_container_is_known_by_its_variables_too(variable: str, tmp_path: Path) -> None:
+    assert nodes(MISSING, {variable: "x", "NODE_IP": "192.0.2.7"}, tmp_path)
+    assert nodes(MISSING, {variable: "x", "NODE_IP": "no address"}, tmp_path) == ()
+
+
+def test_tables_of_routes_that_make_no_sense_are_passed_over(container: Path) -> None:
+    (container / "proc" / "net" / "route").write_text("Iface\nnonsense\n")
+    (container / "proc" / "net" / "ipv6_route").unlink()
+    assert nodes(MISSING, {}, container) == ()

@@ -36,7 +36,8 @@ from layer8.protocol.mirror import (
 )
 
 _WRITE_BYTES = 256 << 10
-_READS = 16  # of one TLS record each, before what came is passed on
+_READS = 16  # of one TLS record each, before what is here is sent
+_TLS_RECORD_BYTES = 16 << 10
 _LAST_WORDS_SECONDS = 1.0
 _SOON_SECONDS = 0.05
 _CONTROL_FRAME = 64 << 10  # room for a frame of the control socket, and messages
@@ -133,8 +134,15 @@ class Pump:
         self._messages: list[bytes] = [encode(message) for message in say]
         self._caught_up = 0  # of the mirror's ring: what was read of the control socket goes behind it
         self._readable = True  # the TLS socket may have more
+        self._local_readable = False  # the control socket has
+        self._idle = False  # nothing happened for a while
+        self._network = tls.fileno()
+        self._local_fd = traffic.local.fileno()
+        self._poll = select.poll()
+        self._watched: dict[int, int] = {}
         self._stop = False
         self._stop_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._watch(self._stop_fd, select.POLLIN)
 
     def stop(self) -> None:
         """`run` returns soon. Any thread, while it was not closed."""
@@ -159,10 +167,12 @@ class Pump:
         while True:
             if self._stop:
                 raise ConnectionCut("stopped")
-            moved = self._read_network()
-            moved = self._read_local() or moved
-            moved = self._write_network() or moved
-            if not moved:
+            if self._readable:
+                self._read_network()
+            if self._local_readable:
+                self._read_local()
+            self._write_network()
+            if not (self._readable or (self._is_written and (self._messages or not self._traffic.stream.is_sent))):
                 self._sleep()
 
     def _sleep(self) -> None:
@@ -173,55 +183,59 @@ class Pump:
             self.say(Alive(received=traffic.stream.received))
             return
         seconds = self.keep_alive.wait(now)
-        blocked = self._out_begin != self._out_end
-        poll = select.poll()
-        if traffic.bound and not blocked:
+        wakes = 0
+        if traffic.bound and self._is_written:
             assert traffic.mirror is not None
             asks = traffic.mirror.arm()
             if asks == WORK:
                 return
             if asks == SOON:
                 seconds = min(seconds, _SOON_SECONDS)
-            poll.register(traffic.wake, select.POLLIN)
-        poll.register(self._tls, select.POLLIN | (select.POLLOUT if blocked else 0))
-        poll.register(self._stop_fd, select.POLLIN)
-        wants = select.POLLIN if self._listens_to_local() else 0
-        if wants or traffic.is_unread:
-            poll.register(traffic.local, wants | (select.POLLOUT if traffic.is_unread else 0))
-        woken = False
-        for descriptor, events in poll.poll(seconds * 1000 + 1):
-            woken = woken or descriptor == traffic.wake
-            if descriptor == self._tls.fileno() and events & ~select.POLLOUT:
-                self._readable = True
-        if woken:
-            self._side.woken()
-        if traffic.is_unread:
-            self._local(traffic.flush_local)
+            wakes = select.POLLIN
+        self._watch(traffic.wake, wakes)
+        self._watch(self._network, select.POLLIN if self._is_written else select.POLLIN | select.POLLOUT)
+        wants = select.POLLIN if not traffic.local_ended and traffic.stream.has_room else 0
+        self._watch(self._local_fd, wants | (select.POLLOUT if traffic.is_unread else 0))
+        happened = self._poll.poll(seconds * 1000 + 1)
+        self._idle = not happened
+        for descriptor, events in happened:
+            if descriptor == traffic.wake:
+                self._side.woken()
+            elif descriptor == self._network:
+                self._readable = events & ~select.POLLOUT != 0
+            elif descriptor == self._local_fd:
+                self._local_readable = wants != 0 and events & ~select.POLLOUT != 0
+                if events & select.POLLOUT:
+                    self._local(traffic.flush_local)
 
-    def _listens_to_local(self) -> bool:
-        return not self._traffic.local_ended and self._traffic.stream.has_room
+    def _watch(self, descriptor: int, events: int) -> None:
+        if descriptor >= 0 and self._watched.get(descriptor, 0) != events:
+            self._watched[descriptor] = events
+            if events:
+                self._poll.register(descriptor, events)
+            else:
+                self._poll.unregister(descriptor)
 
     # ── in ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _read_network(self) -> bool:
-        moved = False
+    def _read_network(self) -> None:
+        """What has come, up to some TLS records of it. Where it is not sure that all was read, the poll tells."""
         for _ in range(_READS):
-            if not self._readable:
-                break
             try:
                 count = self._tls.recv_into(self._in.view[self._in_end :])
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 self._readable = False
-                break
+                return
             except (OSError, ssl.SSLError) as error:
                 raise ConnectionCut(_reason(error)) from None
             if count == 0:
                 raise ConnectionCut("it was closed")
-            moved = True
             self._in_end += count
             self.keep_alive.heard = self._clock()
             self._parse()
-        return moved
+            if count < _TLS_RECORD_BYTES and not self._tls.pending():
+                self._readable = False
+                return
 
     def _parse(self) -> None:
         """Handles the whole frames that are there."""
@@ -285,43 +299,42 @@ class Pump:
 
     # ── out ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _read_local(self) -> bool:
+    def _read_local(self) -> None:
         traffic = self._traffic
-        if not self._listens_to_local():
-            return False
+        self._local_readable = False
         try:
             data, descriptors = traffic.read_local()
         except BlockingIOError:
-            return False
+            return
         except LocalEnded:
             traffic.local_ended = True
-            return True
+            return
         if descriptors:
             self.say(self._side.descriptors_came(descriptors))
         traffic.stream.say(data, descriptors=bool(descriptors))
         if traffic.bound and traffic.mirror is not None:
             self._caught_up = traffic.mirror.place().tail
-        return True
 
-    def _write_network(self) -> bool:
-        if self._out_begin == self._out_end:
+    @property
+    def _is_written(self) -> bool:
+        return self._out_begin == self._out_end
+
+    def _write_network(self) -> None:
+        if self._is_written:
             self._fill()
-        if self._out_begin == self._out_end:
+        if self._is_written:
             if self._traffic.local_ended and self._traffic.stream.is_sent:
                 self._end()
-            return False
-        moved = False
-        while self._out_begin != self._out_end:
+            return
+        while not self._is_written:
             try:
                 count = self._tls.send(self._out.view[self._out_begin : self._out_end])
             except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
-                break
+                return
             except (OSError, ssl.SSLError) as error:
                 raise ConnectionCut(_reason(error)) from None
             self._out_begin += count
-            moved = True
             self.keep_alive.said = self._clock()
-        return moved
 
     def _fill(self) -> None:
         """Puts all that there is to say into the buffer, as far as it goes."""
@@ -331,7 +344,7 @@ class Pump:
             self._put(self._messages.pop(0))
         if traffic.bound and traffic.mirror is not None:
             while self._out_end < _WRITE_BYTES:
-                count = traffic.mirror.collect(self._out, self._out_end)
+                count = traffic.mirror.collect(self._out, self._out_end, idle=self._idle)
                 self._out_end += count
                 if count == 0:
                     break

@@ -110,9 +110,10 @@ class Mirror:
         if not 0 <= received < 1 << 64 or lib.layer8_mirror_resume(self._pointer, received, fresh) != Status.OK:
             raise MirrorCorrupt(f"it cannot have {received} bytes of what was sent here")
 
-    def collect(self, buffer: Buffer, offset: int) -> int:
-        """Puts frames into the buffer: how many bytes. 0: there is nothing to say."""
-        size = lib.layer8_mirror_collect(self._pointer, buffer.pointer + offset, len(buffer) - offset)
+    def collect(self, buffer: Buffer, offset: int, *, idle: bool = False) -> int:
+        """Puts frames into the buffer: how many bytes. 0: there is nothing to say. `idle`: also what nobody waits for,
+        as `arm` said that there is with SOON."""
+        size = lib.layer8_mirror_collect(self._pointer, buffer.pointer + offset, len(buffer) - offset, idle)
         if size < 0:
             raise MirrorCorrupt("what stands in the segment cannot be")
         return size

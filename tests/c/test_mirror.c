@@ -51,7 +51,8 @@ static void resume(struct far *far, int fresh) {
 static bool carry(layer8_mirror *from, layer8_mirror *to, struct wire *wire, uint64_t *state) {
     bool did = wire->length != 0;
     if (wire->length < WIRE - LAYER8_MIRROR_COLLECT_MIN) {
-        int64_t got = layer8_mirror_collect(from, wire->bytes + wire->length, WIRE - wire->length);
+        int64_t got = layer8_mirror_collect(from, wire->bytes + wire->length, WIRE - wire->length,
+                                            next_random(state) % 4 == 0);
         CHECK(got >= 0);
         wire->length += (uint64_t)got;
         did = did || got != 0;

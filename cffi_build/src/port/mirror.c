@@ -196,8 +196,14 @@ static uint8_t *put_header(uint8_t *at, uint64_t length, uint8_t type) {
     return at + FRAME_HEADER;
 }
 
-static uint8_t *put_head(struct layer8_mirror *mirror, uint8_t *at, uint64_t head, uint64_t unread) {
-    if (mirror->told && head == mirror->told_head && unread == mirror->told_unread) {
+/* How much of the in ring the other end must believe to be taken. Above an eighth it is to hear of room by itself;
+ * below, with the next frame that goes there, or when there was nothing to do for a while. */
+static bool owes_room(const struct layer8_mirror *mirror) {
+    return mirror->in_tail - mirror->told_head + mirror->told_unread > mirror->in.capacity / 8;
+}
+
+static uint8_t *put_head(struct layer8_mirror *mirror, uint8_t *at, uint64_t head, uint64_t unread, bool alone) {
+    if (mirror->told && ((head == mirror->told_head && unread == mirror->told_unread) || (alone && !owes_room(mirror)))) {
         return at;
     }
     mirror->told = true;
@@ -312,7 +318,7 @@ static uint64_t whole_records(const struct layer8_mirror *mirror, uint64_t most)
     return length;
 }
 
-int64_t layer8_mirror_collect(layer8_mirror *mirror, uint8_t *buffer, uint64_t size) {
+int64_t layer8_mirror_collect(layer8_mirror *mirror, uint8_t *buffer, uint64_t size, int idle) {
     uint8_t *at = buffer;
     if (size < LAYER8_MIRROR_COLLECT_MIN) {
         return LAYER8_INVALID;
@@ -344,7 +350,7 @@ int64_t layer8_mirror_collect(layer8_mirror *mirror, uint8_t *buffer, uint64_t s
         at += 8u + length;
         mirror->sent += length;
     }
-    at = put_head(mirror, at, mirror->in_head, unread);
+    at = put_head(mirror, at, mirror->in_head, unread, idle == 0 && at == buffer);
     return at - buffer;
 }
 
@@ -486,12 +492,6 @@ int layer8_mirror_feed(layer8_mirror *mirror, const uint8_t *bytes, uint64_t len
 }
 
 /* ---- sleeping ---- */
-
-/* How much of the in ring the other end must believe to be taken. Above an eighth it is to hear of room by itself;
- * below, with the next frame that goes there. */
-static bool owes_room(const struct layer8_mirror *mirror) {
-    return mirror->in_tail - mirror->told_head + mirror->told_unread > mirror->in.capacity / 8;
-}
 
 int layer8_mirror_arm(layer8_mirror *mirror) {
     struct layer8_control *control = mirror->control;
