@@ -40,8 +40,9 @@ class Credentials:
 
     @property
     def renew_at(self) -> float:
-        """Half-life, Unix seconds."""
-        return (self.certificate.not_valid_before_utc.timestamp() + self.expires) / 2
+        """Half-life, Unix seconds. Counted from when it was made: it is valid from a little before that."""
+        made = self.certificate.not_valid_before_utc.timestamp() + certificates.BACKDATED_SECONDS
+        return (made + self.expires) / 2
 
     def __repr__(self) -> str:
         return f"<Credentials {self.identity} until {self.certificate.not_valid_after_utc}>"

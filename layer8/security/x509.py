@@ -311,22 +311,25 @@ class X509Provider:
         return id(held), [root.serial_number for root in held.trust.believed(self._clock())]
 
     def _ask_authority(self, source: Source) -> None:
-        found = source.newer_lists(self._credentials)
-        if found is not None and identity.refresh(self._state, *found, self._clock()):
-            with self._lock:
-                self._credentials = self._load()
-        self._renew_if_due(source)
+        try:
+            found = source.newer_lists(self._credentials)
+            if found is not None and identity.refresh(self._state, *found, self._clock()):
+                with self._lock:
+                    self._credentials = self._load()
+        finally:
+            self._renew_if_due(source)
 
     def _renew_if_due(self, source: Source) -> None:
         held, now = self._credentials, self._clock()
         if now < max(held.renew_at, self._renew_after) or not self._is_good(held, _credential(held.certificate)):
             return  # who was revoked does not get another one by itself
-        self._renew_after = now + _RENEW_AGAIN_SECONDS
+        self._renew_after = now + min(_RENEW_AGAIN_SECONDS, max(1.0, (held.expires - now) / 8))  # if this one fails
         key = certificates.new_key()
         given = source.renew(make_renewal(held, key), held, now)
         identity.install(self._state, given.certificate, given.trust, given.revoked, key)
         with self._lock:
             self._credentials = self._load()
+        self._renew_after = 0.0
         _logger.info("renewed %s until %s", held.identity, self._credentials.certificate.not_valid_after_utc)
 
     def _check_own(self, held: Credentials) -> None:

@@ -62,7 +62,7 @@ class Guarded(Protocol):
 
 class Guard:
     """Belongs to the loop's thread. `reloads`: how often everything was asked about again. `revoked`: handles and
-    subscriptions taken away, ports closed."""
+    subscriptions taken away, ports closed. `listeners`: who else asks again when answers may have changed (links)."""
 
     def __init__(self, vnet: Guarded, loop: asyncio.AbstractEventLoop) -> None:
         self._vnet = vnet
@@ -74,6 +74,7 @@ class Guard:
         self._expiry: asyncio.TimerHandle | None = None
         self._expires_at = 0.0
         self.ledger = Ledger()
+        self.listeners: list[Callable[[], None]] = []
         self.reloads = 0
         self.revoked = 0
         self.closed = False
@@ -192,8 +193,12 @@ class Guard:
             text = f"{len(sessions)} ports checked, {taken} grants and ports taken away"
             _log.info("%s, in %.0f ms", text, 1000 * (time.monotonic() - began))
             self.audit("checked", reason=text)
+            for listener in self.listeners:
+                listener()
 
     def _check(self, session: Session, answers: dict[tuple[str, str, Action, Resource], bool]) -> None:
+        if session.is_closing:
+            return
         who = session.newcomer.principal
 
         def may(action: Action, resource: Resource) -> bool:
@@ -256,6 +261,8 @@ class Guard:
         now = time.time()
         for session in tuple(self._vnet.everybody()):
             who = session.newcomer.principal
+            if session.is_closing:
+                continue
             if who.expires and who.expires <= now:
                 self.audit("expired", principal=who.uri, allowed=False)
                 self._complaints.warn("expired", "the certificate of %s has expired: closed", who.uri)

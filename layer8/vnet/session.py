@@ -400,6 +400,10 @@ class Session:
         """Ends it, with the reason told."""
         self._close(reason, PortClosed(reason=reason), Reason.GONE)
 
+    @property
+    def is_closing(self) -> bool:
+        return self._closing
+
     def expel(self, reason: str) -> None:
         """It may not be here any more: what it had sent and could not be delivered yet does not wait for anybody."""
         self._close(reason, PortClosed(reason=reason), Reason.REVOKED, at_once=True)

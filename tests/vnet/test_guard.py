@@ -16,12 +16,14 @@ from uuid import uuid4
 import pytest
 
 from layer8 import Layer8Error, NotAuthorized, NotFound, Vnic
-from layer8.protocol.control import Explain, Reload
+from layer8.protocol.control import Done, Explain, Failed, Reload, Reprove
+from layer8.protocol.statement import Purpose, Role, Statement, again
 from layer8.security.authority import Authority
+from layer8.security.x509 import X509Provider
 from layer8.testing import Overlay, RunningVnet, make_overlay, running_vnet
 from layer8.vnic.control import ControlClient
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 ALL = '[[allow]]\nwho = "*"\nmay = "*"\nwhat = "*"\n'
 
@@ -288,29 +290,78 @@ def test_a_revoked_certificate_closes_the_live_port(world: World) -> None:
 
 
 def test_certificates_are_renewed_and_no_connection_is_dropped(world: World) -> None:
-    world.overlay.vnet("here", lifetime=8.0)
-    web_place = world.overlay.vnic("web", lifetime=6.0)
+    here = Path(world.overlay.vnet("here", lifetime=16.0)) / "identity.pem"
     world.start(None, authority=str(world.overlay.path))
+    place = Path(world.overlay.vnic("web", lifetime=10.0)) / "identity.pem"
     web = world.vnic("web", "web")
-    began = time.time()
-    leaves: set[bytes] = set()
-    while time.time() < began + 14.0:  # over twice the lifetime of either
+    over = time.time() + 16.0  # when both would have run out
+    leaves: dict[Path, set[bytes]] = {here: set(), place: set()}
+
+    def goes_on() -> bool:
         web.send("web", b"x")
         assert web.receive().payload == b"x"
-        leaves.add((Path(web_place) / "identity.pem").read_bytes())
-        time.sleep(0.05)
+        for path, found in leaves.items():
+            found.add(path.read_bytes())
+        return time.time() > over and len(leaves[here]) >= 2 and len(leaves[place]) >= 3
+
+    until(goes_on, "both are renewed")
     assert web.state == "attached"
     assert web.stats().attachments == 1
-    assert len(leaves) >= 3
     assert not world.audited("expired")
 
 
 def test_who_does_not_renew_is_closed_when_its_certificate_expires(world: World) -> None:
-    world.overlay.vnic("web", lifetime=3.0)
     world.start(None)  # no authority: nobody can renew
+    world.overlay.vnic("web", lifetime=8.0)
     web = world.vnic("web")
     until(lambda: web.state == "away", "the port is closed")
     assert world.audited("expired")
+
+
+def test_a_vnet_elsewhere_renews_and_learns_of_revocations_over_the_network(world: World) -> None:
+    world.start(None, authority=str(world.overlay.path), enrol=["127.0.0.1:0"])
+    address = world.vnet.log.partition("may join at ")[2].split()[0]
+    there = Path(world.overlay.vnet("there", lifetime=20.0))
+    config = {"security": "x509", "identity": str(there), "authority": address}
+    with running_vnet("there", config) as vnet:
+        security = f"x509:{world.overlay.vnic('web', lifetime=16.0)}"
+        with Vnic("web", vnet=str(vnet.socket), security=security, timeout=PATIENCE) as web:
+            first = (there / "identity.pem").read_bytes()
+            until(lambda: (there / "identity.pem").read_bytes() != first, "the Vnet has renewed")
+            until(lambda: web._core.presence.attachment.proofs > 0, "the Vnic has renewed, by way of it")  # type: ignore[union-attr]
+            web.send("web", b"x")
+            assert web.receive(timeout=PATIENCE).payload == b"x"
+            Authority(world.overlay.path).revoke("layer8://shop/vnic/web", time.time())
+            until(lambda: web.state == "away", "the port is closed")
+
+
+def test_a_proof_anew_is_ones_own_and_good_once(world: World) -> None:
+    world.start()
+    web = world.vnic("web")
+    attachment = web._core.presence.attachment
+    assert attachment is not None
+
+    def proof(name: str, number: int) -> bytes:
+        statement = Statement(
+            purpose=Purpose.ATTACH,
+            prover_role=Role.VNIC,
+            overlay="shop",
+            audience=f"vnet/{attachment.challenge.vnet}/{attachment.challenge.epoch}",
+            digest=again(attachment.digest, number),
+        )
+        return X509Provider(Path(world.overlay.vnic(name))).prove(statement)
+
+    def ask(data: bytes) -> object:
+        return web._core.questions.ask(attachment, Reprove(id=0, proof=data), time.monotonic() + PATIENCE)
+
+    good = proof("web", 1)
+    assert isinstance(ask(good), Done)
+    for bad in (good, proof("web", 2), proof("other", 4), b"", b"junk", good[:-1]):  # 2: its turn has passed
+        answer = ask(bad)
+        assert isinstance(answer, Failed)
+        assert answer.code == "not-authorized"
+    assert isinstance(ask(proof("web", 8)), Done)
+    assert web.state == "attached"
 
 
 # ── figures ────────────────────────────────────────────────────────────────────────────────────────────────────────
