@@ -24,6 +24,8 @@ CONTROL_BYTES = 64 << 10  # of the message in a control frame
 FRAME_BYTES = (128 << 10) + 256  # of any frame, its length not counted
 UNPROVEN_BYTES = 4 << 10
 
+EVERYTHING = 0xFFFFFFFF
+
 ALIVE = b"\x01\x00\x00\x00\x00"
 """The whole empty control frame."""
 
@@ -96,6 +98,10 @@ class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
     expires: float = 0.0
 
 
+class Open(msgspec.Struct, frozen=True, gc=False, tag_field="t", tag="open", omit_defaults=True, kw_only=True):
+    """Records may come: whoever is to have them is here. Without it nothing but control frames is sent."""
+
+
 class Have(msgspec.Struct, frozen=True, gc=False, tag_field="t", tag="have", omit_defaults=True, kw_only=True):
     """What I have of your part of the directory: `sequence` 0 nothing."""
 
@@ -144,6 +150,15 @@ class Interest(msgspec.Struct, frozen=True, gc=False, tag_field="t", tag="intere
     number: int
 
 
+class Interests(msgspec.Struct, frozen=True, gc=False, tag_field="t", tag="interests", omit_defaults=True, kw_only=True):
+    """All topics with subscribers here, and their numbers, in one message or several. What is in none of them is a
+    Disinterest; the answer to the last one is Forgot(EVERYTHING)."""
+
+    topics: tuple[tuple[str, int], ...] = ()
+    first: bool = False
+    last: bool = False
+
+
 class Disinterest(
     msgspec.Struct, frozen=True, gc=False, tag_field="t", tag="disinterest", omit_defaults=True, kw_only=True
 ):
@@ -153,7 +168,8 @@ class Disinterest(
 
 
 class Forgot(msgspec.Struct, frozen=True, gc=False, tag_field="t", tag="forgot", omit_defaults=True, kw_only=True):
-    """The answer to Disinterest: no record will name this number any more."""
+    """The answer to Disinterest: no record will name this number any more. EVERYTHING: nor any that was given up
+    before the list of interests that this answers."""
 
     number: int
 
@@ -165,7 +181,7 @@ class Reach(msgspec.Struct, frozen=True, gc=False, tag_field="t", tag="reach", o
 
 
 Handshake = LinkHello | LinkProof | LinkReady | LinkStart | LinkRefused
-Linked = Bye | Have | Part | Delta | Digest | Repair | Fresh | Interest | Disinterest | Forgot | Reach
+Linked = Bye | Open | Have | Part | Delta | Digest | Repair | Fresh | Interest | Interests | Disinterest | Forgot | Reach
 Message = Handshake | Linked
 
 _encoder = msgspec.msgpack.Encoder()

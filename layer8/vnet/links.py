@@ -36,8 +36,10 @@ from layer8.protocol.link_messages import (
     Fresh,
     Have,
     Interest,
+    Interests,
     Linked,
     LinkHello,
+    Open,
     Part,
     Reach,
     Repair,
@@ -79,18 +81,18 @@ class Plane(Protocol):
         """A session begins."""
 
     async def up(self, adjacent: Adjacent, queues: Queues, restarted: bool) -> None:
-        """Its next connection; the thread starts afterwards."""
+        """Records may go over its connection."""
 
     def ready(self, adjacent: Adjacent) -> None:
         """It can be spoken to: say what it does not know yet."""
 
-    async def down(self, adjacent: Adjacent, queues: Queues) -> None:
-        """The connection's thread has ended; afterwards the queues are freed."""
+    async def down(self, adjacent: Adjacent, queues: Queues, was_up: bool) -> None:
+        """The connection's thread has ended. Frees the queues."""
 
     async def over(self, adjacent: Adjacent, reason: str) -> None:
         """The session is given up: what is owed to it goes back."""
 
-    def said(self, adjacent: Adjacent, message: Interest | Disinterest | Forgot) -> None:
+    def said(self, adjacent: Adjacent, message: Interest | Interests | Disinterest | Forgot) -> None:
         """Raises ProtocolViolation."""
 
 
@@ -103,6 +105,7 @@ class Connection:
         self.dialled = dialled
         self.thread: LinkThread | None = None
         self.queues: Queues | None = None
+        self.is_up = False  # records go over it
         self.ended: asyncio.Future[str] = loop.create_future()
         self.since = time.time()
 
@@ -120,6 +123,7 @@ class Adjacent:
         self.is_live = False
         self.is_over = False
         self.has_state = False
+        self.restarted = False  # since records last went over a connection
         self.reason = ""
         self.since = time.time()
         self.repaired = 0.0
@@ -158,6 +162,7 @@ class Links:
         self._timer: asyncio.TimerHandle | None = None
         self._digest_at = 0.0
         self._fresh_at = float("-inf")
+        self._is_open = False
         self._closed = False
 
     # ── connections come ──────────────────────────────────────────────────────────────────────────────────────────
@@ -257,8 +262,8 @@ class Links:
         self._carry_out(actions)
         adjacent = self.adjacent[hello.vnet]
         adjacent.hello, adjacent.principal = hello, greeted.principal
-        restarted = any(isinstance(action, protocol.Resumed) and action.restarted for action in actions)
-        self._chain(adjacent, self._connect, adjacent, connection, restarted)
+        adjacent.restarted |= any(isinstance(action, protocol.Resumed) and action.restarted for action in actions)
+        self._chain(adjacent, self._connect, adjacent, connection)
         self._set_timer()
 
     # ── what sessions say is to be done ───────────────────────────────────────────────────────────────────────────
@@ -287,12 +292,14 @@ class Links:
         adjacent.reason = "its Vnet is silent"
         adjacent.since = time.time()
         self.directory.silent(adjacent.vnet, adjacent.reason)
+        self._vnet.health.put_own_record()
         self._lost(adjacent.vnet)
 
     def _live(self, adjacent: Adjacent) -> None:
         if not adjacent.is_live:
             adjacent.is_live, adjacent.reason, adjacent.since = True, "", time.time()
             self.directory.heard(adjacent.vnet)
+            self._vnet.health.put_own_record()
 
     def _over(self, adjacent: Adjacent, reason: str) -> None:
         adjacent.is_live, adjacent.is_over, adjacent.reason = False, True, reason
@@ -339,7 +346,7 @@ class Links:
         if not task.cancelled() and task.exception() is not None:
             _log.error("a step of a link failed", exc_info=task.exception())
 
-    async def _connect(self, adjacent: Adjacent, connection: Connection, restarted: bool) -> None:
+    async def _connect(self, adjacent: Adjacent, connection: Connection) -> None:
         """The present connection, once the one before it has gone."""
         await self._settle(adjacent)
         session = self.sessions.get(adjacent.vnet)
@@ -356,7 +363,6 @@ class Links:
             connection.tls.close()
             self._carry_out(self.sessions.lost(connection))
             return
-        await self._plane.up(adjacent, connection.queues, restarted)
         connection.thread = LinkThread(
             connection.queues,
             connection.tls,
@@ -377,6 +383,22 @@ class Links:
         _log.info("link with Vnet %s is up (%s %s)", _name(adjacent), how, connection.address)
         self._live(adjacent)
         self._plane.ready(adjacent)
+        if self._is_open:
+            adjacent.say(Open())
+
+    def open(self) -> None:
+        """Whoever is to be sent to is here: the others may send records."""
+        if not self._is_open:
+            self._is_open = True
+            self.tell(Open())
+
+    async def _let_out(self, adjacent: Adjacent, connection: Connection) -> None:
+        """The other side takes records."""
+        if adjacent.connection is connection and not connection.is_up and not connection.ended.done():
+            assert connection.queues is not None
+            connection.is_up = True
+            restarted, adjacent.restarted = adjacent.restarted, False
+            await self._plane.up(adjacent, connection.queues, restarted)
 
     async def _end(self, adjacent: Adjacent, reason: str) -> None:
         await self._settle(adjacent)
@@ -389,7 +411,7 @@ class Links:
             self._disconnect(connection, "another connection has replaced it")
             await connection.ended
             assert connection.queues is not None
-            await self._plane.down(adjacent, connection.queues)
+            await self._plane.down(adjacent, connection.queues, connection.is_up)
             adjacent.connection = None
 
     def _disconnect(self, connection: Connection, reason: str, last: bytes = b"", *, read: bool = True) -> None:
@@ -458,8 +480,11 @@ class Links:
                         adjacent.say(part)
             case Fresh():
                 self._refresh()
-            case Interest() | Disinterest() | Forgot():
+            case Interest() | Interests() | Disinterest() | Forgot():
                 self._plane.said(adjacent, message)
+            case Open():
+                if adjacent.connection is not None:
+                    self._chain(adjacent, self._let_out, adjacent, adjacent.connection)
             case Reach(addresses=addresses):
                 self.on_reach(addresses)
             case Bye(code=code, text=text):

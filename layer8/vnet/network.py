@@ -9,11 +9,13 @@ A Vnet that is told no `listen` and no `peers` has none of it, and needs no prov
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 from uuid import UUID
 
+from layer8.health_record import HealthRecord
 from layer8.protocol.link import Self
 from layer8.protocol.link_messages import Fresh, Reach
 from layer8.rendezvous import split_address
@@ -22,8 +24,9 @@ from layer8.vnet import links as links_module
 from layer8.vnet.acquaintances import Acquaintances
 from layer8.vnet.dialling import Dialling
 from layer8.vnet.discovery import Names, mentioned
+from layer8.vnet.far import Far
 from layer8.vnet.far_vnics import FarVnics
-from layer8.vnet.links import Links, Plane
+from layer8.vnet.links import Links
 from layer8.vnet.tls_port import ALPN_LINK, ALPN_VNIC, TlsPort, spelled
 
 _FRESH_SECONDS = 1.0
@@ -35,27 +38,38 @@ class Beyond(links_module.Host, far_vnics.Host, Protocol):
 
     started: float
 
+    def arrived(self, name: str) -> None:
+        """Who was awaited under this name may be there."""
+
+    def is_back(self, uuid: UUID) -> None:
+        """One of those who were awaited is."""
+
 
 class Network:
     """One thread: the loop's. Handlers are mounted on `port` before `open`."""
 
-    def __init__(
-        self, vnet: Beyond, plane: Plane, acquaintances: Acquaintances, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def __init__(self, vnet: Beyond, acquaintances: Acquaintances, loop: asyncio.AbstractEventLoop) -> None:
         self._vnet = vnet
         self._loop = loop
         self.acquaintances = acquaintances
         self.port = TlsPort(vnet, loop)
         self.far_vnics = FarVnics(vnet, loop)
         self.port.mount(ALPN_VNIC, self.far_vnics.accept)
-        self.links = Links(vnet, self._own, plane, loop)
+        self.far = Far(vnet, vnet.config.max_far, loop)
+        self.links = Links(vnet, self._own, self.far, loop)
         self.dialling = Dialling(self.links, loop)
         self._names: Names | None = None
         self._fresh_at = float("-inf")
         self._closed = False
         self.port.mount(ALPN_LINK, self.links.accept)
         self.links.on_session = self._session
+        self.links.on_state = self._knows
         vnet.health.links = self.links.records
+        self.far.directory = directory = self.links.directory
+        self.far.violated = self._violated
+        directory.came = self._came
+        directory.went = self.far.went
+        self._take_back: Callable[[], None] = lambda: None
         self.links.on_reach = self._mentioned
 
     def open(self) -> None:
@@ -68,6 +82,7 @@ class Network:
         config = self._vnet.config
         if config.listen or config.peers:
             self.acquaintances.write()
+            self._take_back = self._vnet.provider.watch(self._policy_changed)
         self._names = Names(config.peers, self.dialling, self._loop, interval=config.resolve_interval)
 
     @property
@@ -92,6 +107,36 @@ class Network:
         if self._loop.time() >= self._fresh_at + _FRESH_SECONDS:
             self._fresh_at = self._loop.time()
             self.links.tell(Fresh())
+
+    def moving(self) -> None:
+        """Whoever was awaited here is back, or has had their time: records may come."""
+        self.links.open()
+
+    def _came(self, record: HealthRecord) -> None:
+        self.far.came(record)
+        self._vnet.arrived(str(record.uuid))
+        if record.alias is not None:
+            self._vnet.arrived(record.alias)
+
+    def _knows(self, vnet: UUID) -> None:
+        """The whole part of an adjacent Vnet has come."""
+        self._vnet.is_back(vnet)
+
+    def _violated(self, vnet: UUID, reason: str) -> None:
+        adjacent = self.links.adjacent.get(vnet)
+        if adjacent is not None:
+            self.links.violated(adjacent, reason)
+
+    def _policy_changed(self) -> None:
+        """In any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._ask_anew)
+
+    def _ask_anew(self) -> None:
+        if not self._closed:
+            for vnet, reason in self.links.directory.policy_changed():
+                self.links.refuse(vnet, "not-authorized", reason)
+            self.far.policy_changed()
 
     def _session(self, vnet: UUID, there: bool) -> None:
         if there:
@@ -125,6 +170,8 @@ class Network:
     async def close(self, *, forget: bool = False) -> None:
         """Nothing is left of it. `forget`: nobody will come back to this Vnet. Safe twice."""
         self._closed = True
+        with contextlib.suppress(Exception):
+            self._take_back()
         if self._names is not None:
             self._names.close()
         self.port.close()

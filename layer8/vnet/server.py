@@ -43,7 +43,6 @@ from layer8.vnet.health_desk import HealthDesk
 from layer8.vnet.health_requests import HealthRequests
 from layer8.vnet.lobby import Lobby, turn_away
 from layer8.vnet.network import Network
-from layer8.vnet.no_plane import NoPlane
 from layer8.vnet.place import Place
 from layer8.vnet.refusal import Refusal
 from layer8.vnet.returning import LONGEST_SECONDS, Returning
@@ -115,7 +114,7 @@ class Vnet:
         )
         self.handle = self._requests.handle
         self.enrolling = Enrolling(config, provider.audit)
-        self.network = Network(self, NoPlane(), known, loop)
+        self.network = Network(self, known, loop)
         self.failed: asyncio.Future[int] = loop.create_future()
         self._loop = loop
         self._complaints = Complaints(_log, loop)
@@ -145,7 +144,8 @@ class Vnet:
             self.enrolling.open(self.network.port)
             self.network.open()
             self.roster.load()
-            self._returning = Returning(self.roster.awaited, self._loop.time())
+            vnets = self.network.acquaintances.awaited if self.roster.awaited else ()
+            self._returning = Returning({*self.roster.awaited, *vnets}, self._loop.time())
             self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             self._thread = self._make_switch()
             self._status = StatusBoard(self, self._loop)
@@ -173,8 +173,9 @@ class Vnet:
     def _await_returns(self) -> None:
         if self._returning.is_over:
             self._moving.set()
+            self.network.moving()
             return
-        _log.info("Vnet %s awaits %d Vnics of an earlier one", self.config.name, len(self._returning.missing))
+        _log.info("Vnet %s awaits %d Vnics of an earlier one", self.config.name, len(self.roster.awaited))
         now = self._loop.time()
         for entry in self.roster.awaited.values():
             record = HealthRecord(
@@ -229,11 +230,12 @@ class Vnet:
     def _moves(self, started: asyncio.Future[int]) -> None:
         if not started.cancelled() and started.exception() is None:
             self._moving.set()
+            self.network.moving()
             self._awaited.close()
             for name in tuple(self._arrivals):
-                self._arrived(name)
+                self.arrived(name)
 
-    def _arrived(self, name: str) -> None:
+    def arrived(self, name: str) -> None:
         event = self._arrivals.pop(name, None)
         if event is not None:
             event.set()
@@ -242,6 +244,12 @@ class Vnet:
         if self._moving.is_set():
             return None
         return self._arrivals.setdefault(name, asyncio.Event())
+
+    def is_back(self, uuid: UUID) -> None:
+        """An adjacent Vnet that an earlier life of this one knew."""
+        if not self._moving.is_set():
+            self._returning.back(uuid, self._loop.time())
+            self._check_returns()
 
     async def returned(self, session: Session) -> None:
         port = session.port
@@ -254,7 +262,7 @@ class Vnet:
         config = self.config
         switch = Switch(
             SwitchConfig(
-                max_ports=config.max_ports,
+                max_ports=min(config.max_ports + config.max_far, 65535),
                 max_aliases=config.max_aliases,
                 max_topics=config.max_topics,
                 max_rights=config.max_requests,
@@ -267,7 +275,16 @@ class Vnet:
             )
         )
         board = self.board
-        return SwitchThread(switch, self._loop, name=config.name, gone=board.on_gone, violated=board.on_violation)
+        far = self.network.far
+        return SwitchThread(
+            switch,
+            self._loop,
+            name=config.name,
+            gone=board.on_gone,
+            violated=board.on_violation,
+            question=far.on_question,
+            link_violated=far.on_link_violation,
+        )
 
     async def stop(self, grace: float | None = None) -> None:
         """Stops cleanly; once. `grace`: seconds that accepted messages may still take, by default as configured."""
@@ -451,8 +468,8 @@ class Vnet:
             return
         self._by_port[port.number] = session
         self.health.joined(session)
-        self._arrived(str(port.uuid))
-        self._arrived(port.alias or "")
+        self.arrived(str(port.uuid))
+        self.arrived(port.alias or "")
         how = "adopted" if newcomer.adopted else "attached"
         if not newcomer.adopted and not self._moving.is_set():
             self._returning.back(port.uuid, self._loop.time())  # with a fresh segment there is nothing to renew

@@ -17,6 +17,7 @@ import asyncio
 import dataclasses
 import enum
 from collections.abc import Callable, Iterator
+from typing import Protocol
 from uuid import UUID
 
 from layer8.dataplane import SLOTS, TOPICS, Allow, Command, Reason, SlotState, Status, SwitchPort, Target
@@ -25,7 +26,7 @@ from layer8.security.provider import Action, Principal, Resource, ResourceKind
 from layer8.vnet.config import VnetConfig
 from layer8.vnet.numbers import Names, Numbers
 from layer8.vnet.refusal import Refusal, Violation
-from layer8.vnet.switch_thread import SwitchThread
+from layer8.vnet.switch_thread import Pointer, SwitchThread
 
 Authorize = Callable[[Principal, Action, Resource], bool]
 
@@ -77,6 +78,26 @@ class BoardPort:
         return self.state in (PortState.UP, PortState.DRAINING)
 
 
+class FarSide(Protocol):
+    """Who lives on other hosts, as the switchboard asks about it; see layer8.vnet.far."""
+
+    def find(self, uuid: UUID) -> tuple[int, str] | None:
+        """Number of a port and principal of a Vnic that takes something new."""
+
+    def has_alias(self, alias: str) -> bool: ...
+    def follow(self, alias: str, number: int) -> None:
+        """Somebody here has one more handle to this alias."""
+
+    def unfollow(self, alias: str) -> None: ...
+    def on_interest(self, topic: str, there: bool) -> None:
+        """The first subscriber of a topic is here, or the last one has gone."""
+
+    def on_gone(self, number: int) -> None:
+        """A port is reaped that is none of this host."""
+
+    def disconnect(self) -> None: ...
+
+
 class Switchboard:
     """`violated` is called when the switch closes a port for what its Vnic wrote, `ended` when it has nothing left of
     one, whose counters can be read for the last time, `granted` when a port may do something from now on. One thread.
@@ -88,7 +109,9 @@ class Switchboard:
         self._authorize = authorize
         self._would_allow = would_allow
         self._thread: SwitchThread | None = None
-        self._numbers = Numbers(config.max_ports)
+        self._numbers = Numbers(min(config.max_ports + config.max_far, 65535))
+        self._max_ports = config.max_ports
+        self.far: FarSide | None = None
         self._ports: dict[int, BoardPort] = {}  # by number, until reaped
         self._by_uuid: dict[UUID, BoardPort] = {}  # up
         self._aliases = Names(config.max_aliases)
@@ -108,6 +131,8 @@ class Switchboard:
     def disconnect(self) -> None:
         """The switch has stopped and takes its ports with it: nothing here may be used any more."""
         self._thread = None
+        if self.far is not None:
+            self.far.disconnect()
         for port in self._ports.values():
             port.state = PortState.GONE
         self._ports.clear()
@@ -144,7 +169,7 @@ class Switchboard:
             if uuid in self._by_uuid:
                 raise Refusal("taken", f"a living Vnic has the uuid {uuid}")
             principal_number = self._principal(principal)
-            number = self._numbers.take()
+            number = self._numbers.take() if len(self._ports) < self._max_ports else None
             if number is None:
                 raise Refusal("limit", "this Vnet has no port left (setting max_ports)")
             alias_number = None if alias is None else self._aliases.hold(alias)
@@ -214,6 +239,8 @@ class Switchboard:
         port = self._ports.get(number)
         if port is not None:
             self._forget(port)
+        elif self.far is not None:
+            self.far.on_gone(number)
 
     def _forget(self, port: BoardPort) -> None:
         self._unlist(port, PortState.GONE)
@@ -244,14 +271,51 @@ class Switchboard:
             del self._members[port.alias or ""]
 
     def _principal(self, principal: Principal) -> int:
-        number = self._principals.get(principal.uri)
-        if number is None:
-            number = len(self._principal_uris)
-            if number > _MAX_PRINCIPALS:
-                raise Refusal("limit", "this Vnet has seen too many principals")
-            self._principals[principal.uri] = number
-            self._principal_uris.append(principal.uri)
+        number = self.principal_number(principal.uri)
+        if not number:
+            raise Refusal("limit", "this Vnet has seen too many principals")
         return number
+
+    def principal_number(self, uri: str) -> int:
+        """Of a principal, for records; 0 when there are too many."""
+        number = self._principals.get(uri, 0)
+        if not number and len(self._principal_uris) <= _MAX_PRINCIPALS:
+            number = self._principals[uri] = len(self._principal_uris)
+            self._principal_uris.append(uri)
+        return number
+
+    # ── for the far side ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def command(
+        self, kind: Command, port: int = 0, a: int = 0, b: int = 0, c: int = 0, d: int = 0, pointer: Pointer = None
+    ) -> asyncio.Future[int]:
+        """Gives a command to the switch: its status."""
+        return self._command(kind, port, a, b, c, d, pointer)
+
+    def would_allow(self, who: Principal, action: Action, resource: Resource) -> bool:
+        """Asks only: a no is not on record."""
+        return self._would_allow(who, action, resource)
+
+    def take_number(self) -> int | None:
+        """For a port that is none of this host; `give_number` when it is reaped."""
+        return self._numbers.take()
+
+    def give_number(self, number: int) -> None:
+        self._numbers.give(number)
+
+    def hold_topic(self, topic: str) -> int | None:
+        """The topic's number, for as long as it is not dropped; None: there are too many."""
+        return self._topics.hold(topic)
+
+    def drop_topic(self, topic: str) -> None:
+        self._topics.drop(topic)
+
+    def hold_alias(self, alias: str) -> int | None:
+        """The alias's number, for as long as it is not dropped; None: there are too many."""
+        return self._aliases.hold(alias)
+
+    def drop_alias(self, alias: str) -> None:
+        self._aliases.drop(alias)
 
     # ── handles ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -267,6 +331,8 @@ class Switchboard:
             raise Refusal("stale", f"slot {slot} was granted with generation {last} already")
         target, number, held, resource = self._target(port, kind, name, action)
         handle = Handle(generation, target, held, resource, self._allows(port, Action(action), resource))
+        if target is Target.ALIAS and held is not None and self.far is not None:
+            self.far.follow(held, number)
         port.handles[slot] = handle
         port.generations[slot] = generation
         allows = sum(_ALLOW.get(allowed, 0) for allowed in handle.allows)
@@ -318,21 +384,26 @@ class Switchboard:
                 _checked(check_alias, name)
                 resource = Resource(kind=ResourceKind.ALIAS, name=name)
                 self.require(port, Action(action), resource)
-                if name not in self._members:
+                if name not in self._members and (self.far is None or not self.far.has_alias(name)):
                     raise Refusal("not-found", f"nobody has the alias {name!r}")
                 return Target.ALIAS, _held(self._aliases, name, "aliases (setting max_aliases)"), name, resource
             case "uuid", "send" | "request":
-                to = self._by_uuid.get(_uuid(name))
-                if to is None or (to.state is PortState.DRAINING and to is not port):  # that one takes nothing new
+                to = self._by_uuid.get(uuid := _uuid(name))
+                far = self.far.find(uuid) if to is None and self.far is not None else None
+                if far is not None:
+                    number, principal = far
+                elif to is None or (to.state is PortState.DRAINING and to is not port):  # that one takes nothing new
                     raise Refusal("not-found", f"nobody has the uuid {name}")
-                resource = Resource(kind=ResourceKind.VNIC, name=to.principal.uri)
+                else:
+                    number, principal = to.number, to.principal.uri
+                resource = Resource(kind=ResourceKind.VNIC, name=principal)
                 try:
                     self.require(port, Action(action), resource)
                 except Refusal:
                     if self._may_know(port):
                         raise
                     raise Refusal("not-found", f"nobody has the uuid {name}") from None
-                return Target.PORT, to.number, None, resource
+                return Target.PORT, number, None, resource
             case _:
                 raise Refusal("invalid", f"no handle is for {action!r} on {kind!r}")
 
@@ -350,6 +421,8 @@ class Switchboard:
     def _drop(self, handle: Handle) -> None:
         if handle.name is not None:
             (self._topics if handle.target is Target.TOPIC else self._aliases).drop(handle.name)
+            if handle.target is Target.ALIAS and self.far is not None:
+                self.far.unfollow(handle.name)
             handle.name = None
 
     # ── topics ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -365,6 +438,8 @@ class Switchboard:
         index = _held(self._topics, topic, "topics (setting max_topics)")
         port.topics[number] = topic
         self._subscribers[topic] = self._subscribers.get(topic, 0) + 1
+        if self._subscribers[topic] == 1 and self.far is not None:
+            self.far.on_interest(topic, True)
         answer = self._command(Command.SUBSCRIBE, port.number, index, number, int(renew))
 
         def subscribed(answer: asyncio.Future[int]) -> None:
@@ -389,10 +464,12 @@ class Switchboard:
         return answer
 
     def _drop_subscriber(self, topic: str) -> None:
-        self._topics.drop(topic)
         self._subscribers[topic] -= 1
         if not self._subscribers[topic]:
             del self._subscribers[topic]
+            if self.far is not None:
+                self.far.on_interest(topic, False)
+        self._topics.drop(topic)
 
     def _command(
         self,
@@ -402,7 +479,7 @@ class Switchboard:
         b: int = 0,
         c: int = 0,
         d: int = 0,
-        pointer: SwitchPort | None = None,
+        pointer: Pointer = None,
     ) -> asyncio.Future[int]:
         assert self._thread is not None
         return self._thread.command(kind, port, a, b, c, d, pointer)

@@ -1,0 +1,588 @@
+"""Far Vnics on this host's switch: what the directory and the switch's questions mean for each other.
+
+The switch knows a far Vnic by a *proxy*, a port without a segment, and an adjacent Vnet by one more, which is what
+subscribes here to the topics of that Vnet. Proxies are made when they are needed:
+
+    somebody here wants a handle to a far uuid, or to an alias with far members     `proxy`, `follow`
+    a record comes from a far Vnic (RESOLVE)                                        `_resolve`
+    a far Vnet says that it has a subscriber (Interest)                             its own proxy, with the session
+
+and end when the far Vnic does (GONE, from its switch), when the directory has long known that it did, or with the session.
+
+**The far side authorizes too.** The first record of a handle that was not seen before becomes a question here: does its
+sender live where it comes from, and may it? The answer is a GRANT on the proxy; it stays until the policy changes.
+
+**Interest.** A topic crosses a link only while the other side has said that it has a subscriber. Its number is the
+topic's at the side that subscribes; it is kept from being used for another topic until every adjacent Vnet has said that
+no record will name it any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Callable, Iterator
+from typing import Protocol
+from uuid import UUID
+
+from layer8.dataplane import Command, Kind, Link, Question, Reason, RemotePort, Status, Target
+from layer8.health.directory import Directory
+from layer8.health_record import HealthRecord, State
+from layer8.names import check_topic
+from layer8.protocol.codec import ProtocolViolation
+from layer8.protocol.link_messages import EVERYTHING, Disinterest, Forgot, Interest, Interests
+from layer8.protocol.statement import Principal, Role
+from layer8.security.provider import Action, Resource, ResourceKind
+from layer8.vnet.link_thread import Queues
+from layer8.vnet.links import Adjacent
+from layer8.vnet.shared_directory import SharedDirectory
+from layer8.vnet.switch_thread import SwitchStopped
+from layer8.vnet.switchboard import Switchboard
+
+QUEUE_BYTES = 2 << 20
+LATE_SECONDS = 2.0
+"""How long a record may be here before the directory says where its sender lives."""
+
+GONE_SECONDS = 5.0
+"""How long a proxy stays whose Vnic is gone by the directory: its last records are on their way before its end."""
+
+_NOBODY = 0xFFFFFFFF  # no port, alias or topic has this number: the switch answers that it is gone
+_INTERESTS_PER_MESSAGE = 200  # of 255 bytes at most
+_ACTIONS = {Kind.UNICAST: Action.SEND, Kind.REQUEST: Action.REQUEST, Kind.PUBLISH: Action.PUBLISH}
+
+_log = logging.getLogger("layer8.vnet")
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Grant:
+    """What a far Vnic's handle may reach here. `name`: the alias or topic whose number it holds."""
+
+    generation: int
+    target: Target
+    number: int
+    action: Action
+    resource: Resource
+    name: str | None
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Proxy:
+    number: int
+    uuid: UUID
+    session: _Session
+    remote: RemotePort
+    grants: dict[int, _Grant] = dataclasses.field(default_factory=dict)  # by the far handle's slot
+    aliases: dict[str, int] = dataclasses.field(default_factory=dict)  # joined, with their numbers
+    ending: bool = False
+    timer: asyncio.TimerHandle | None = None
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Session:
+    """`number`: the switch's of the link. `itself`: the Vnet's own proxy. `interests`: topics by the far number."""
+
+    adjacent: Adjacent
+    number: int
+    itself: _Proxy | None = None
+    interests: dict[int, str] = dataclasses.field(default_factory=dict)
+    stated: set[int] | None = None  # of a list of all interests that is coming
+    late: dict[UUID, list[tuple[int, Question, asyncio.TimerHandle]]] = dataclasses.field(default_factory=dict)
+    withdrawn: set[int] = dataclasses.field(default_factory=set)  # our numbers that it may still use
+    withdrawn_before: set[int] = dataclasses.field(default_factory=set)  # those of them before the last list
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class _Followed:
+    """An alias that somebody here sends to. `handles`: how many."""
+
+    number: int
+    handles: int = 1
+
+
+class Vnet(Protocol):
+    """What this needs of its Vnet."""
+
+    uuid: UUID
+    board: Switchboard
+    directory: Directory
+
+    def allowed(self, who: Principal, action: Action, what: Resource) -> bool: ...
+
+
+class Far:
+    """The plane of layer8.vnet.links, and the far side of the switchboard. One thread: the loop's.
+
+    `violated(vnet, reason)`: an adjacent Vnet broke the protocol.
+    """
+
+    def __init__(self, vnet: Vnet, max_far: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._vnet = vnet
+        self._board = vnet.board
+        self._loop = loop
+        self._max = max_far
+        self._sessions: dict[UUID, _Session] = {}
+        self._by_link: dict[int, _Session] = {}
+        self._proxies: dict[UUID, _Proxy] = {}  # of Vnics, present
+        self._by_number: dict[int, _Proxy] = {}  # until GONE, Vnets' too
+        self._followed: dict[str, _Followed] = {}
+        self._topics: dict[str, int] = {}  # with subscribers here, with their numbers
+        self._numbers: dict[int, str] = {}  # of those, and of those that may still be named
+        self.directory: SharedDirectory
+        self.violated: Callable[[UUID, str], None] = lambda vnet, reason: None
+        board = vnet.board
+        board.far = self
+
+    # ── the plane of links ────────────────────────────────────────────────────────────────────────────────────────
+
+    def make_queues(self) -> Queues:
+        return Link(QUEUE_BYTES)
+
+    async def opened(self, adjacent: Adjacent) -> None:
+        number = await self._carried_out(self._board.command(Command.ADD_LINK))
+        if number < 0:
+            raise OSError(f"the switch takes no further link ({Status(number).name})")
+        session = _Session(adjacent, number)
+        self._sessions[adjacent.vnet] = self._by_link[number] = session
+        uri = adjacent.principal.uri if adjacent.principal is not None else ""
+        session.itself = self._make(adjacent.vnet, session, uri)
+        for entry in self.directory.living(adjacent.vnet):
+            self.came(entry.record)
+
+    async def up(self, adjacent: Adjacent, queues: Queues, restarted: bool) -> None:
+        assert isinstance(queues, Link)
+        session = self._sessions.get(adjacent.vnet)
+        if session is not None and session.adjacent is adjacent:
+            command = self._board.command(Command.LINK_UP, 0, session.number, int(restarted), pointer=queues)
+            await self._carried_out(command)
+
+    def ready(self, adjacent: Adjacent) -> None:
+        session = self._sessions.get(adjacent.vnet)
+        if session is None or session.adjacent is not adjacent:
+            return
+        session.withdrawn_before |= session.withdrawn
+        topics = list(self._topics.items())
+        for start in range(0, max(len(topics), 1), _INTERESTS_PER_MESSAGE):
+            part = tuple(topics[start : start + _INTERESTS_PER_MESSAGE])
+            adjacent.say(Interests(topics=part, first=start == 0, last=start + _INTERESTS_PER_MESSAGE >= len(topics)))
+
+    async def down(self, adjacent: Adjacent, queues: Queues, was_up: bool) -> None:
+        assert isinstance(queues, Link)
+        session = self._sessions.get(adjacent.vnet)
+        if was_up and session is not None and session.adjacent is adjacent:
+            await self._carried_out(self._board.command(Command.LINK_DOWN, 0, session.number))
+        queues.free()
+
+    async def over(self, adjacent: Adjacent, reason: str) -> None:
+        session = self._sessions.get(adjacent.vnet)
+        if session is None or session.adjacent is not adjacent:
+            return
+        del self._sessions[adjacent.vnet]
+        for questions in session.late.values():
+            for _, _, timer in questions:
+                timer.cancel()
+        session.late.clear()
+        for proxy in [*self._proxies.values(), session.itself]:
+            if proxy is not None and proxy.session is session:
+                self._end(proxy)
+        for number in tuple(session.withdrawn):
+            self._forgotten(session, number)
+        for topic in session.interests.values():
+            self._board.drop_topic(topic)
+        session.interests.clear()
+        await self._carried_out(
+            self._board.command(Command.REMOVE_LINK, 0, session.number, int(Reason.UNREACHABLE))
+        )
+        self._by_link.pop(session.number, None)
+
+    async def _carried_out(self, command: asyncio.Future[int]) -> int:
+        try:
+            return await asyncio.shield(command)
+        except SwitchStopped:
+            return int(Status.GONE)
+
+    # ── proxies ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _make(self, uuid: UUID, session: _Session, principal: str) -> _Proxy | None:
+        """None: there is no room."""
+        number = self._board.take_number() if len(self._by_number) < self._max else None
+        if number is None:
+            _log.warning("there is no room for a far Vnic (setting max_far)")
+            return None
+        remote = RemotePort(uuid)
+        proxy = _Proxy(number, uuid, session, remote)
+        self._by_number[number] = proxy
+        if uuid != session.adjacent.vnet:
+            self._proxies[uuid] = proxy
+        added = self._board.command(
+            Command.ADD_REMOTE, number, self._board.principal_number(principal), session.number, pointer=remote
+        )
+
+        def is_there(added: asyncio.Future[int]) -> None:
+            if not added.cancelled() and added.exception() is None and added.result() != Status.OK:
+                self._end(proxy)
+                self._forget(proxy)
+
+        added.add_done_callback(is_there)
+        return proxy
+
+    def _proxy_of(self, uuid: UUID) -> _Proxy | None:
+        """Of a far Vnic that is there, made if need be."""
+        proxy = self._proxies.get(uuid)
+        if proxy is not None:
+            return proxy
+        home = self.directory.home_of(uuid)
+        session = self._sessions.get(home) if home is not None else None
+        entry = self.directory.entry(home, uuid) if home is not None else None
+        if session is None or entry is None or entry.record.state is State.DOWN or entry.record.kind != "vnic":
+            return None
+        return self._make(uuid, session, entry.record.principal)
+
+    def _end(self, proxy: _Proxy) -> None:
+        """It is no longer found. The switch's GONE follows, or has come."""
+        proxy.ending = True
+        if proxy.timer is not None:
+            proxy.timer.cancel()
+            proxy.timer = None
+        if self._proxies.get(proxy.uuid) is proxy:
+            del self._proxies[proxy.uuid]
+
+    def _forget(self, proxy: _Proxy) -> None:
+        del self._by_number[proxy.number]
+        for grant in proxy.grants.values():
+            self._let_go(grant)
+        proxy.grants.clear()
+        proxy.aliases.clear()
+        proxy.remote.free()
+        self._board.give_number(proxy.number)
+
+    def on_link_violation(self, link: int) -> None:
+        """The switch takes nothing more from this connection."""
+        session = self._by_link.get(link)
+        if session is not None:
+            self.violated(session.adjacent.vnet, "its frames hold what cannot be")
+
+    def on_gone(self, number: int) -> None:
+        """The switch has nothing left of a port that is none of this host."""
+        proxy = self._by_number.get(number)
+        if proxy is not None:
+            self._end(proxy)
+            self._forget(proxy)
+
+    def disconnect(self) -> None:
+        """The switch has stopped."""
+        for proxy in self._by_number.values():
+            if proxy.timer is not None:
+                proxy.timer.cancel()
+            proxy.remote.free()
+        for session in self._sessions.values():
+            for questions in session.late.values():
+                for _, _, timer in questions:
+                    timer.cancel()
+        self._by_number.clear()
+        self._proxies.clear()
+        self._sessions.clear()
+
+    def came(self, record: HealthRecord) -> None:
+        """A far Vnic is there, or says something else of itself."""
+        home = self.directory.home_of(record.uuid)
+        session = self._sessions.get(home) if home is not None else None
+        if session is not None:
+            for port, question, timer in session.late.pop(record.uuid, ()):
+                timer.cancel()
+                self._answer(session, port, question)
+        proxy = self._proxies.get(record.uuid)
+        alias = record.alias
+        if proxy is not None:
+            for joined in tuple(proxy.aliases):
+                if joined != alias:
+                    self._leave(proxy, joined)
+        if alias is not None and alias in self._followed and session is not None:
+            self._join(self._proxy_of(record.uuid), alias, self._followed[alias].number)
+
+    def went(self, uuid: UUID) -> None:
+        """A far Vnic is no more, as far as its Vnet says, or lives elsewhere now."""
+        proxy = self._proxies.get(uuid)
+        if proxy is not None:
+            for alias in tuple(proxy.aliases):
+                self._leave(proxy, alias)
+            if proxy.timer is None:
+                proxy.timer = self._loop.call_later(GONE_SECONDS, self._remove, proxy)
+
+    def _remove(self, proxy: _Proxy) -> None:
+        """Its Vnic is gone by the directory, and no GONE has come."""
+        proxy.timer = None
+        home = self.directory.home_of(proxy.uuid)
+        entry = self.directory.entry(home, proxy.uuid) if home is not None else None
+        if not proxy.ending and (
+            entry is None or entry.record.state is State.DOWN or home != proxy.session.adjacent.vnet
+        ):
+            self._end(proxy)
+            self._board.command(Command.REMOVE_PORT, proxy.number, int(Reason.GONE), 0)
+
+    # ── what the switchboard asks ─────────────────────────────────────────────────────────────────────────────────
+
+    def find(self, uuid: UUID) -> tuple[int, str] | None:
+        """Number and principal of a far Vnic that takes something new."""
+        home = self.directory.home_of(uuid)
+        entry = self.directory.entry(home, uuid) if home is not None else None
+        if entry is None or entry.record.reason == "draining":
+            return None
+        proxy = self._proxy_of(uuid)
+        return (proxy.number, entry.record.principal) if proxy is not None else None
+
+    def has_alias(self, alias: str) -> bool:
+        """Whether a far Vnic has it."""
+        return any(True for _ in self._members(alias))
+
+    def _members(self, alias: str) -> Iterator[HealthRecord]:
+        for record in self._vnet.directory.members(alias):
+            if self.directory.home_of(record.uuid) in self._sessions:
+                yield record
+
+    def follow(self, alias: str, number: int) -> None:
+        """A handle to this alias is given: its far members are members here, until `unfollow`."""
+        followed = self._followed.get(alias)
+        if followed is not None:
+            followed.handles += 1
+            return
+        self._followed[alias] = _Followed(number)
+        self._board.hold_alias(alias)
+        for record in tuple(self._members(alias)):
+            self._join(self._proxy_of(record.uuid), alias, number)
+
+    def unfollow(self, alias: str) -> None:
+        """A handle to it is no more."""
+        followed = self._followed.get(alias)
+        if followed is None:
+            return
+        followed.handles -= 1
+        if not followed.handles:
+            del self._followed[alias]
+            left = [self._leave(proxy, alias) for proxy in tuple(self._proxies.values()) if alias in proxy.aliases]
+            if left:  # in order: when the last one has left, all have
+                left[-1].add_done_callback(lambda _: self._board.drop_alias(alias))
+            else:
+                self._board.drop_alias(alias)
+
+    def _join(self, proxy: _Proxy | None, alias: str, number: int) -> None:
+        if proxy is not None and alias not in proxy.aliases:
+            proxy.aliases[alias] = number
+            self._board.command(Command.JOIN_ALIAS, proxy.number, number)
+
+    def _leave(self, proxy: _Proxy, alias: str) -> asyncio.Future[int]:
+        return self._board.command(Command.LEAVE_ALIAS, proxy.number, proxy.aliases.pop(alias))
+
+    # ── what comes from far Vnics ─────────────────────────────────────────────────────────────────────────────────
+
+    def on_question(self, port: int, question: Question) -> None:
+        """RESOLVE: may it? Everything of its source waits for the answer."""
+        session = self._by_link.get(question.link)
+        if session is None or self._sessions.get(session.adjacent.vnet) is not session:
+            return  # the session is over, and what came over it with it
+        if self.directory.entry(session.adjacent.vnet, question.source) is None:
+            timer = self._loop.call_later(LATE_SECONDS, self._nobody, session, question.source)
+            session.late.setdefault(question.source, []).append((port, question, timer))
+        else:
+            self._answer(session, port, question)
+
+    def _nobody(self, session: _Session, source: UUID) -> None:
+        session.late.pop(source, None)
+        self.violated(session.adjacent.vnet, f"a record from {source}, who does not live there")
+
+    def _answer(self, session: _Session, port: int, question: Question) -> None:
+        vnet, source = session.adjacent.vnet, question.source
+        entry = self.directory.entry(vnet, source)
+        if entry is None:
+            return
+        if self.directory.home_of(source) != vnet:  # it lives here, or elsewhere, and this is an old claim
+            self._refuse(session, source)
+            return
+        proxy = self._proxies.get(source)
+        if proxy is not None and proxy.session is not session:
+            self._refuse(session, source)
+            return
+        if proxy is None:
+            proxy = self._make(source, session, entry.record.principal)
+        if proxy is None or (port and proxy.number != port):
+            self._refuse(session, source)
+            return
+        who = Principal(
+            uri=entry.record.principal, role=Role.VNIC, expires=entry.expires, credential=entry.credential
+        )
+        grant = self._decide(who, question)
+        before = proxy.grants.pop(question.slot, None)
+        proxy.grants[question.slot] = grant
+        self._give(proxy, question.slot, grant)
+        if before is not None:
+            self._let_go(before)
+
+    def _refuse(self, session: _Session, source: UUID) -> None:
+        self._board.command(Command.REFUSE_SOURCE, 0, session.number, pointer=source)
+
+    def _give(self, proxy: _Proxy, slot: int, grant: _Grant) -> None:
+        handle = slot | grant.generation << 16
+        self._board.command(Command.GRANT, proxy.number, handle, int(grant.target), grant.number)
+
+    def _decide(self, who: Principal, question: Question) -> _Grant:
+        action = _ACTIONS.get(Kind(question.record_kind), Action.SEND)
+        target, number, name = Target(question.destination_kind), 0, None
+        match target:
+            case Target.TOPIC:
+                topic = self._numbers.get(int(question.destination))  # type: ignore[arg-type]
+                action = Action.PUBLISH
+                resource = Resource(kind=ResourceKind.TOPIC, name=topic or "")
+                held = self._board.hold_topic(topic) if topic is not None else None
+                name = topic if held is not None else None
+                number = held if held is not None else _NOBODY
+            case Target.ALIAS:
+                port = self._board.find_uuid(question.destination)  # type: ignore[arg-type]
+                alias = port.alias if port is not None else None
+                resource = Resource(kind=ResourceKind.ALIAS, name=alias or "")
+                held = self._board.hold_alias(alias) if alias is not None else None
+                name = alias if held is not None else None
+                number = held if held is not None else _NOBODY
+            case _:
+                port = self._board.find_uuid(question.destination)  # type: ignore[arg-type]
+                resource = Resource(kind=ResourceKind.VNIC, name=port.principal.uri if port is not None else "")
+                number = port.number if port is not None else _NOBODY
+        if resource.name and not self._vnet.allowed(who, action, resource):
+            if name is not None:
+                self._drop(target, name)
+            target, number, name = Target.REFUSED, 0, None
+        return _Grant(question.generation, target, number, action, resource, name)
+
+    def _let_go(self, grant: _Grant) -> None:
+        if grant.name is not None:
+            self._drop(grant.target, grant.name)
+            grant.name = None
+
+    def _drop(self, target: Target, name: str) -> None:
+        if target is Target.TOPIC:
+            self._board.drop_topic(name)
+        else:
+            self._board.drop_alias(name)
+
+    def policy_changed(self) -> None:
+        """Asks anew about everything that far Vnics were allowed or refused."""
+        for proxy in tuple(self._proxies.values()):
+            entry = self.directory.entry(proxy.session.adjacent.vnet, proxy.uuid)
+            if entry is None:
+                continue
+            who = Principal(
+                uri=entry.record.principal, role=Role.VNIC, expires=entry.expires, credential=entry.credential
+            )
+            for slot, grant in tuple(proxy.grants.items()):
+                if grant.target is Target.REFUSED:
+                    del proxy.grants[slot]  # asked again with the next record
+                    self._revoke(proxy, slot, grant)
+                elif grant.resource.name and not self._vnet.allowed(who, grant.action, grant.resource):
+                    refused = _Grant(grant.generation, Target.REFUSED, 0, grant.action, grant.resource, None)
+                    proxy.grants[slot] = refused
+                    self._give(proxy, slot, refused)
+                    self._let_go(grant)
+
+    def _revoke(self, proxy: _Proxy, slot: int, grant: _Grant) -> None:
+        self._board.command(Command.REVOKE, proxy.number, slot | grant.generation << 16, 0)
+
+    # ── interest ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def on_interest(self, topic: str, there: bool) -> None:
+        """The first subscriber of a topic is here, or the last one has gone."""
+        if there:
+            number = self._numbers_of(topic)
+            if number is None:
+                number = self._board.hold_topic(topic)
+                assert number is not None  # its subscriber holds it
+                self._numbers[number] = topic
+            self._topics[topic] = number
+            for session in self._sessions.values():
+                session.adjacent.say(Interest(topic=topic, number=number))
+        else:
+            number = self._topics.pop(topic)
+            for session in self._sessions.values():
+                session.withdrawn.add(number)
+                session.adjacent.say(Disinterest(number=number))
+            self._release(number)
+
+    def _numbers_of(self, topic: str) -> int | None:
+        return next((number for number, name in self._numbers.items() if name == topic), None)
+
+    def _forgotten(self, session: _Session, number: int) -> None:
+        session.withdrawn.discard(number)
+        session.withdrawn_before.discard(number)
+        self._release(number)
+
+    def _release(self, number: int) -> None:
+        """The number may be another topic's, when nobody will name it any more."""
+        topic = self._numbers.get(number)
+        named = any(number in session.withdrawn for session in self._sessions.values())
+        if topic is not None and topic not in self._topics and not named:
+            del self._numbers[number]
+            self._board.drop_topic(topic)
+
+    def said(self, adjacent: Adjacent, message: Interest | Interests | Disinterest | Forgot) -> None:
+        """Raises ProtocolViolation."""
+        session = self._sessions.get(adjacent.vnet)
+        if session is None or session.adjacent is not adjacent:
+            return
+        match message:
+            case Interest(topic=topic, number=number):
+                self._interested(session, topic, number)
+            case Interests(topics=topics, first=first, last=last):
+                if first:
+                    session.stated = set()
+                if session.stated is None:
+                    raise ProtocolViolation("a list of topics without a beginning")
+                for topic, number in topics:
+                    self._interested(session, topic, number)
+                    session.stated.add(number)
+                if last:
+                    for number in session.interests.keys() - session.stated:
+                        self._uninterested(session, number)
+                    session.stated = None
+                    adjacent.say(Forgot(number=EVERYTHING))
+            case Disinterest(number=number):
+                if number in session.interests:
+                    self._uninterested(session, number)
+                else:
+                    adjacent.say(Forgot(number=number))
+            case Forgot(number=number):
+                for one in tuple(session.withdrawn_before) if number == EVERYTHING else (number,):
+                    if one in session.withdrawn and self._numbers.get(one) not in self._topics:
+                        self._forgotten(session, one)
+                    else:
+                        session.withdrawn.discard(one)
+                        session.withdrawn_before.discard(one)
+
+    def _interested(self, session: _Session, topic: str, number: int) -> None:
+        known = session.interests.get(number)
+        if known == topic:
+            return
+        if known is not None:
+            self._uninterested(session, number)
+        try:
+            check_topic(topic)
+        except ValueError as error:
+            raise ProtocolViolation(f"interest in no topic: {error}") from error
+        if not 0 <= number <= 0xFFFF:
+            raise ProtocolViolation(f"a topic with the number {number}")
+        index = self._board.hold_topic(topic)
+        if index is None or session.itself is None:
+            _log.warning("there is no room for the topics of an adjacent Vnet (setting max_topics)")
+            return
+        session.interests[number] = topic
+        self._board.command(Command.SUBSCRIBE, session.itself.number, index, number)
+
+    def _uninterested(self, session: _Session, number: int) -> None:
+        topic = session.interests.pop(number)
+        index = self._board.hold_topic(topic)
+        self._board.drop_topic(topic)
+        if index is None or session.itself is None:
+            return
+
+        def over(_: asyncio.Future[int]) -> None:
+            self._board.drop_topic(topic)
+            session.adjacent.say(Forgot(number=number))
+
+        self._board.command(Command.UNSUBSCRIBE, session.itself.number, index, number).add_done_callback(over)
