@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -37,14 +37,18 @@ _SHORT = 40  # bytes of a directory that leave room for the socket's name in the
 
 
 def running_vnet(
-    name: str | None = None, config: Mapping[str, object] | str | os.PathLike[str] | None = None
+    name: str | None = None,
+    config: Mapping[str, object] | str | os.PathLike[str] | None = None,
+    *,
+    launcher: Sequence[str] = (),
 ) -> RunningVnet:
     """Starts a Vnet and returns when Vnics can attach. Use it with `with`, or call `close()`.
 
     `name`: of the Vnet. `config`: settings of this Vnet by name, as {"ports_per_uid": 3}, or the path of a TOML file.
+    `launcher`: a command that runs it, as ["ip", "netns", "exec", "one"]; it must become the Vnet's process itself.
     Raises RuntimeError with the Vnet's log when it does not start.
     """
-    vnet = RunningVnet(name, config)
+    vnet = RunningVnet(name, config, launcher)
     try:
         vnet.restart()
     except BaseException:
@@ -56,7 +60,13 @@ def running_vnet(
 class RunningVnet:
     """A Vnet's process and its private runtime directory. `socket`: where it listens. Not thread-safe."""
 
-    def __init__(self, name: str | None, config: Mapping[str, object] | str | os.PathLike[str] | None) -> None:
+    def __init__(
+        self,
+        name: str | None,
+        config: Mapping[str, object] | str | os.PathLike[str] | None,
+        launcher: Sequence[str] = (),
+    ) -> None:
+        self._launcher = launcher
         self.name = name if name is not None else "default"
         self.directory = _private_directory()
         self._finalizer = weakref.finalize(self, shutil.rmtree, self.directory, ignore_errors=True)
@@ -118,7 +128,17 @@ class RunningVnet:
             with self._log.open("ab") as log:
                 self._process = subprocess.Popen(
                     # -P and our own search path: a module in the working directory must not stand in for one of ours
-                    [sys.executable, "-P", "-m", "layer8.cli", "vnet", *arguments, "--scratch", str(self.directory)],
+                    [
+                        *self._launcher,
+                        sys.executable,
+                        "-P",
+                        "-m",
+                        "layer8.cli",
+                        "vnet",
+                        *arguments,
+                        "--scratch",
+                        str(self.directory),
+                    ],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

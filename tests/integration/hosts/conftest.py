@@ -1,8 +1,18 @@
-"""Several Vnets of one overlay, each in a process of its own."""
+"""Several Vnets of one overlay, each in a process of its own, on a network that can be cut.
+
+Where network namespaces can be made each Vnet has one of its own, with an address on a bridge; else each has a loopback
+address of its own, and what needs a cut goes through a proxy of ours. Everything is inside namespaces of our making.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
+import shutil
 import socket
+import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -17,28 +27,125 @@ from layer8.vnet.status import StatusReader
 from layer8.vnic.control import ControlClient
 
 PATIENCE = 60.0
+_networks = itertools.count()
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Waits for something that nothing announces."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.02)
+
+
+# ── networks ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Loopback:
+    """Addresses of this machine, one for each host. Nothing can be cut here but by a proxy."""
+
+    cuts = False
+
+    def __init__(self) -> None:
+        self._hosts: list[str] = []
+
+    def join(self, host: str) -> tuple[str, tuple[str, ...]]:
+        """Where this host listens, and what its Vnet is run by."""
+        self._hosts.append(host)
+        return f"127.0.1.{len(self._hosts)}:0", ()
+
+    def close(self) -> None:
+        pass
+
+
+class Namespaces:
+    """A namespace for each host, and one with the bridge between them."""
+
+    cuts = True
+
+    def __init__(self) -> None:
+        self._name = f"l8-{os.getpid()}-{next(_networks)}"
+        self._hosts: dict[str, str] = {}
+        self._ip("netns", "add", self._name)
+        try:
+            self._ip("-n", self._name, "link", "add", "bridge", "type", "bridge")
+            self._ip("-n", self._name, "link", "set", "bridge", "up")
+        except BaseException:
+            self.close()
+            raise
+
+    def _ip(self, *arguments: str) -> None:
+        subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=30)
+
+    def join(self, host: str) -> tuple[str, tuple[str, ...]]:
+        number = len(self._hosts) + 1
+        space, address = f"{self._name}-{host}", f"10.88.0.{number}"
+        self._ip("netns", "add", space)
+        self._hosts[host] = address
+        self._ip("-n", self._name, "link", "add", f"to{number}", "type", "veth", "peer", "name", "eth0", "netns", space)
+        self._ip("-n", self._name, "link", "set", f"to{number}", "master", "bridge", "up")
+        self._ip("-n", space, "addr", "add", f"{address}/24", "dev", "eth0")
+        self._ip("-n", space, "link", "set", "eth0", "up")
+        self._ip("-n", space, "link", "set", "lo", "up")
+        return f"{address}:8808", ("ip", "netns", "exec", space)
+
+    def cut(self, host: str) -> None:
+        """Nothing comes to it or from it."""
+        self._ip("-n", self._name, "link", "set", f"to{list(self._hosts).index(host) + 1}", "down")
+
+    def heal(self, host: str) -> None:
+        self._ip("-n", self._name, "link", "set", f"to{list(self._hosts).index(host) + 1}", "up")
+
+    def block(self, source: str, destination: str) -> None:
+        """What `source` sends to `destination` goes nowhere; the other way is open."""
+        self._ip("-n", f"{self._name}-{source}", "route", "add", "blackhole", f"{self._hosts[destination]}/32")
+
+    def unblock(self, source: str, destination: str) -> None:
+        self._ip("-n", f"{self._name}-{source}", "route", "del", "blackhole", f"{self._hosts[destination]}/32")
+
+    def close(self) -> None:
+        for space in [*(f"{self._name}-{host}" for host in self._hosts), self._name]:
+            subprocess.run(["ip", "netns", "del", space], check=False, capture_output=True, timeout=30)
+
+
+def _can_have_namespaces() -> bool:
+    if shutil.which("ip") is None:
+        return False
+    try:
+        Namespaces().close()
+    except (subprocess.SubprocessError, OSError):
+        return False
+    return True
+
+
+NAMESPACES = _can_have_namespaces()
+
+
+# ── Vnets ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 class Hosts:
     """An overlay, its Vnets by name, and Vnics on them; all closed at the end."""
 
-    def __init__(self, directory: Path, stack: ExitStack) -> None:
+    def __init__(self, directory: Path, stack: ExitStack, network: Loopback | Namespaces) -> None:
         directory.mkdir(exist_ok=True)
         self.overlay: Overlay = make_overlay(directory, "shop")
+        self.network: Any = network
         self.vnets: dict[str, RunningVnet] = {}
         self._stack = stack
 
     def vnet(self, name: str, *, peers: tuple[str, ...] = (), **settings: Any) -> RunningVnet:
         """A Vnet called `name`, that dials the Vnets of these names (or addresses)."""
+        listen, launcher = self.network.join(name)
         config: Mapping[str, object] = {
             "security": "x509",
             "identity": self.overlay.vnet(name),
             "host": name,
-            "listen": "127.0.0.1:0",
+            "listen": listen,
             "peers": [self.address(peer) if peer in self.vnets else peer for peer in peers],
             **settings,
         }
-        vnet = self._stack.enter_context(running_vnet(config=config))
+        vnet = self._stack.enter_context(running_vnet(config=config, launcher=launcher))
         self.vnets[name] = vnet
         return vnet
 
@@ -46,7 +153,6 @@ class Hosts:
         """Vnets of these names, each dialling those before it."""
         for number, name in enumerate(names):
             self.vnet(name, peers=names[:number], **settings)
-        # Each knows all before anything is asked of it.
         for name in names:
             self.until_sees(name, kind="vnet", count=len(names))
 
@@ -69,41 +175,135 @@ class Hosts:
 
     def vnic(self, host: str, alias: str | None = None, **arguments: Any) -> Vnic:
         """A Vnic on this host; whoever makes it closes it, or the end of the test."""
-        vnic = Vnic(
-            alias,
-            vnet=str(self.vnets[host].socket),
-            security=f"x509:{self.overlay.vnic()}",
-            attach_timeout=30.0,
-            **arguments,
-        )
+        security = f"x509:{self.overlay.vnic()}"
+        vnic = Vnic(alias, vnet=str(self.vnets[host].socket), security=security, attach_timeout=30.0, **arguments)
         self._stack.callback(vnic.close)
         return vnic
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    """Waits for something that nothing announces."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.02)
+@pytest.fixture
+def network() -> Iterator[Loopback | Namespaces]:
+    network = Namespaces() if NAMESPACES else Loopback()
+    yield network
+    network.close()
 
 
 @pytest.fixture
-def hosts(tmp_path: Path) -> Iterator[Hosts]:
+def hosts(tmp_path: Path, network: Loopback | Namespaces) -> Iterator[Hosts]:
     with ExitStack() as stack:
-        yield Hosts(tmp_path, stack)
+        yield Hosts(tmp_path / "shop", stack, network)
+
+
+@pytest.fixture
+def near_hosts(tmp_path: Path) -> Iterator[Hosts]:
+    """On loopback addresses in any case: what a proxy of ours stands between."""
+    with ExitStack() as stack:
+        yield Hosts(tmp_path / "near", stack, Loopback())
 
 
 @pytest.fixture
 def other_hosts(tmp_path: Path) -> Iterator[Hosts]:
-    """Of another authority, under the same name."""
+    """Of another authority, under the same name; on loopback addresses too."""
     with ExitStack() as stack:
-        yield Hosts(tmp_path / "other", stack)
+        yield Hosts(tmp_path / "other", stack, Loopback())
 
 
 @pytest.fixture(name="until")
 def until_fixture() -> Callable[[Callable[[], object], str], None]:
     return until
+
+
+# ── what stands between ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Between:
+    """A TCP proxy to one address. Connections can be cut after so many bytes, stopped, and delayed."""
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self._target = host, int(port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._lock = threading.Lock()
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._closed = False
+        self.bytes = 0  # that have passed, both ways
+        self.cuts = 0
+        self.cut_at: int | None = None  # when so many have passed, the connection is cut
+        self.stopped: set[str] = set()  # "up" to the target, "down" from it: what is read there goes nowhere
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    @property
+    def address(self) -> str:
+        host, port = self._listener.getsockname()
+        return f"{host}:{port}"
+
+    def cut(self) -> None:
+        """Ends all connections with a reset, whatever is on its way."""
+        with self._lock:
+            pairs, self._pairs = self._pairs, []
+            self.cuts += bool(pairs)
+        for pair in pairs:
+            for end in pair:
+                with contextlib.suppress(OSError):
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                    end.shutdown(socket.SHUT_RDWR)
+                end.close()
+
+    def close(self) -> None:
+        self._closed = True
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+        self._thread.join(10)
+
+    def _serve(self) -> None:
+        while not self._closed:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                far = socket.create_connection(self._target, 10)
+            except OSError:
+                near.close()
+                continue
+            with self._lock:
+                self._pairs.append((near, far))
+            threading.Thread(target=self._carry, args=(near, far, "up"), daemon=True).start()
+            threading.Thread(target=self._carry, args=(far, near, "down"), daemon=True).start()
+
+    def _carry(self, source: socket.socket, sink: socket.socket, way: str) -> None:
+        try:
+            while data := source.recv(65536):
+                if way in self.stopped:
+                    continue
+                self.bytes += len(data)
+                if self.cut_at is not None and self.bytes >= self.cut_at:
+                    keep = len(data) - (self.bytes - self.cut_at)
+                    self.cut_at = None
+                    sink.sendall(data[: max(keep, 0)])
+                    self.cut()
+                    return
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except (OSError, ValueError):
+            for end in (source, sink):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture
+def between() -> Iterator[Callable[[str], Between]]:
+    with ExitStack() as stack:
+
+        def between(target: str) -> Between:
+            made = Between(target)
+            stack.callback(made.close)
+            return made
+
+        yield between
 
 
 @pytest.fixture
