@@ -150,7 +150,9 @@ class Interest(msgspec.Struct, frozen=True, gc=False, tag_field="t", tag="intere
     number: int
 
 
-class Interests(msgspec.Struct, frozen=True, gc=False, tag_field="t", tag="interests", omit_defaults=True, kw_only=True):
+class Interests(
+    msgspec.Struct, frozen=True, gc=False, tag_field="t", tag="interests", omit_defaults=True, kw_only=True
+):
     """All topics with subscribers here, and their numbers, in one message or several. What is in none of them is a
     Disinterest; the answer to the last one is Forgot(EVERYTHING)."""
 
@@ -181,7 +183,9 @@ class Reach(msgspec.Struct, frozen=True, gc=False, tag_field="t", tag="reach", o
 
 
 Handshake = LinkHello | LinkProof | LinkReady | LinkStart | LinkRefused
-Linked = Bye | Open | Have | Part | Delta | Digest | Repair | Fresh | Interest | Interests | Disinterest | Forgot | Reach
+Linked = (
+    Bye | Open | Have | Part | Delta | Digest | Repair | Fresh | Interest | Interests | Disinterest | Forgot | Reach
+)
 Message = Handshake | Linked
 
 _encoder = msgspec.msgpack.Encoder()

@@ -7,14 +7,15 @@ subscribes here to the topics of that Vnet. Proxies are made when they are neede
     a record comes from a far Vnic (RESOLVE)                                        `_resolve`
     a far Vnet says that it has a subscriber (Interest)                             its own proxy, with the session
 
-and end when the far Vnic does (GONE, from its switch), when the directory has long known that it did, or with the session.
+and end when the far Vnic does (GONE, from its switch), when the directory has long known that it did, or with the
+session.
 
 **The far side authorizes too.** The first record of a handle that was not seen before becomes a question here: does its
 sender live where it comes from, and may it? The answer is a GRANT on the proxy; it stays until the policy changes.
 
 **Interest.** A topic crosses a link only while the other side has said that it has a subscriber. Its number is the
-topic's at the side that subscribes; it is kept from being used for another topic until every adjacent Vnet has said that
-no record will name it any more.
+topic's at the side that subscribes; it is kept from being used for another topic until every adjacent Vnet has said
+that no record will name it any more.
 """
 
 from __future__ import annotations
@@ -190,9 +191,7 @@ class Far:
         for topic in session.interests.values():
             self._board.drop_topic(topic)
         session.interests.clear()
-        await self._carried_out(
-            self._board.command(Command.REMOVE_LINK, 0, session.number, int(Reason.UNREACHABLE))
-        )
+        await self._carried_out(self._board.command(Command.REMOVE_LINK, 0, session.number, int(Reason.UNREACHABLE)))
         self._by_link.pop(session.number, None)
 
     async def _carried_out(self, command: asyncio.Future[int]) -> int:
@@ -407,9 +406,7 @@ class Far:
         if proxy is None or (port and proxy.number != port):
             self._refuse(session, source)
             return
-        who = Principal(
-            uri=entry.record.principal, role=Role.VNIC, expires=entry.expires, credential=entry.credential
-        )
+        who = Principal(uri=entry.record.principal, role=Role.VNIC, expires=entry.expires, credential=entry.credential)
         grant = self._decide(who, question)
         before = proxy.grants.pop(question.slot, None)
         proxy.grants[question.slot] = grant
@@ -429,7 +426,7 @@ class Far:
         target, number, name = Target(question.destination_kind), 0, None
         match target:
             case Target.TOPIC:
-                topic = self._numbers.get(int(question.destination))  # type: ignore[arg-type]
+                topic = self._numbers.get(int(question.destination))
                 action = Action.PUBLISH
                 resource = Resource(kind=ResourceKind.TOPIC, name=topic or "")
                 held = self._board.hold_topic(topic) if topic is not None else None

@@ -448,5 +448,3 @@ def account_of(certificate: bytes | None) -> str:
 def _say_end(tls: ssl.SSLSocket, ended: CarrierEnded) -> None:
     with contextlib.suppress(OSError, ssl.SSLError):
         tls.send(encode(End(code=ended.code, text=ended.text[:500])))
-
-

@@ -39,6 +39,19 @@ FLUSH_SECONDS = 1.0
 _ONE = (1).to_bytes(8, "little")
 
 
+class Counters(Protocol):
+    """Of one connection."""
+
+    @property
+    def records_in(self) -> int: ...
+    @property
+    def bytes_in(self) -> int: ...
+    @property
+    def records_out(self) -> int: ...
+    @property
+    def bytes_out(self) -> int: ...
+
+
 class Queues(Protocol):
     """The switch's side of a connection; see layer8.dataplane.Link."""
 
@@ -52,6 +65,8 @@ class Queues(Protocol):
     def feed(self, received: memoryview) -> tuple[int, Sequence[bytes]]:
         """Takes frames: how many bytes are done with, and the contents of control frames. Raises ValueError for what
         cannot be."""
+
+    def counters(self) -> Counters: ...
 
 
 class LinkThread:

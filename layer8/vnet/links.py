@@ -127,7 +127,22 @@ class Adjacent:
         self.reason = ""
         self.since = time.time()
         self.repaired = 0.0
+        self.counted = (0, 0, 0, 0)  # records and bytes in, records and bytes out, of earlier connections
         self.steps: asyncio.Task[None] | None = None  # the last one of the chain
+
+    def figures(self) -> tuple[int, int, int, int]:
+        """Records and bytes in, records and bytes out, of the whole session."""
+        before = self.counted
+        queues = self.connection.queues if self.connection is not None else None
+        if queues is None:
+            return before
+        now = queues.counters()
+        return (
+            before[0] + now.records_in,
+            before[1] + now.bytes_in,
+            before[2] + now.records_out,
+            before[3] + now.bytes_out,
+        )
 
     def say(self, message: Linked) -> None:
         """Sends, if there is a connection; what is not sent is made good when the next one begins."""
@@ -411,8 +426,9 @@ class Links:
             self._disconnect(connection, "another connection has replaced it")
             await connection.ended
             assert connection.queues is not None
-            await self._plane.down(adjacent, connection.queues, connection.is_up)
+            adjacent.counted = adjacent.figures()
             adjacent.connection = None
+            await self._plane.down(adjacent, connection.queues, connection.is_up)
 
     def _disconnect(self, connection: Connection, reason: str, last: bytes = b"", *, read: bool = True) -> None:
         """`last`: what is still said; `read`: and shall be read, for which it may take a moment."""
@@ -530,6 +546,7 @@ class Links:
         for adjacent in self.adjacent.values():
             connection, hello = adjacent.connection, adjacent.hello
             thread = connection.thread if connection is not None else None
+            records_in, bytes_in, records_out, bytes_out = adjacent.figures()
             yield LinkRecord(
                 vnet=adjacent.vnet,
                 name=hello.name if hello is not None else "",
@@ -539,6 +556,10 @@ class Links:
                 reason=adjacent.reason,
                 since=adjacent.since,
                 heard=time.time() - (time.monotonic() - thread.heard) if thread is not None else 0.0,
+                messages_in=records_in,
+                bytes_in=bytes_in,
+                messages_out=records_out,
+                bytes_out=bytes_out,
             )
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 from uuid import UUID
 
+from layer8.health.directory import Directory
 from layer8.health_record import HealthRecord
 from layer8.protocol.link import Self
 from layer8.protocol.link_messages import Fresh, Reach
@@ -37,6 +38,7 @@ class Beyond(links_module.Host, far_vnics.Host, Protocol):
     """What the network needs of its Vnet."""
 
     started: float
+    directory: Directory
 
     def arrived(self, name: str) -> None:
         """Who was awaited under this name may be there."""

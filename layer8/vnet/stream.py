@@ -163,9 +163,7 @@ class ControlStream:
         try:
             while self._outgoing:
                 data, descriptors = self._outgoing[0]
-                rights = (
-                    [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-                )
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
                 sent = self._connection.sendmsg([data], rights, socket.MSG_NOSIGNAL)
                 self._backlog -= sent
                 if sent == len(data):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 from uuid import UUID
 
-from layer8.dataplane import Command, Event, Link, RemotePort, Status, Switch, SwitchPort
+from layer8.dataplane import Command, Event, Link, Question, RemotePort, Status, Switch, SwitchPort
 
 _log = logging.getLogger("layer8.vnet")
 
@@ -28,7 +28,8 @@ class SwitchStopped(Exception):
 
 class SwitchThread:
     """Owns the Switch. `gone(port)` is called when a port is reaped, `violated(port, what)` when its Vnic wrote what
-    cannot be. All methods belong to the loop's thread."""
+    cannot be, `question(port, question)` when a far Vnic sends what nobody was asked about, `link_violated(link)` when
+    an adjacent Vnet sent what cannot be. All methods belong to the loop's thread."""
 
     def __init__(
         self,
@@ -38,12 +39,16 @@ class SwitchThread:
         name: str,
         gone: Callable[[int], None],
         violated: Callable[[int, int], None],
+        question: Callable[[int, Question], None] = lambda port, question: None,
+        link_violated: Callable[[int], None] = lambda link: None,
     ) -> None:
         self.switch = switch
         self.ended: asyncio.Future[int] = loop.create_future()  # what the switch returned
         self._loop = loop
         self._gone = gone
         self._violated = violated
+        self._question = question
+        self._link_violated = link_violated
         self._tokens = 0
         self._answers: dict[int, asyncio.Future[int]] = {}
         self._waiting: collections.deque[tuple[int, int, int, int, int, int, int, Pointer]] = collections.deque()
@@ -100,7 +105,7 @@ class SwitchThread:
             self._waiting.popleft()
 
     def _take_events(self) -> None:
-        for kind, port, token, value, _question in self.switch.events():
+        for kind, port, token, value, question in self.switch.events():
             if kind == Event.DONE:
                 answer = self._answers.pop(token, None)
                 if answer is not None and not answer.done():
@@ -109,6 +114,10 @@ class SwitchThread:
                 self._gone(port)
             elif kind == Event.VIOLATION:
                 self._violated(port, value)
+            elif kind == Event.RESOLVE and question is not None:
+                self._question(port, question)
+            elif kind == Event.LINK_VIOLATION:
+                self._link_violated(value)
         self._give()
 
     async def stop(self) -> int:

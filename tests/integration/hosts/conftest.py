@@ -12,6 +12,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -318,3 +319,55 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
+
+
+# ── Vnics in processes of their own ───────────────────────────────────────────────────────────────────────────────────
+
+
+class Child:
+    """A Vnic in a process of its own, which says a line for each message that it gets, and answers none."""
+
+    _PROGRAM = """
+import sys
+from layer8 import Vnic
+with Vnic(sys.argv[1], attach_timeout=30) as vnic:
+    print("up", flush=True)
+    kept = []  # a request that is let go would be answered by that
+    for message in vnic:
+        kept.append(message)
+        print("got", flush=True)
+"""
+
+    def __init__(self, hosts: Hosts, host: str, alias: str) -> None:
+        environ = hosts.vnets[host].environ | {"LAYER8_IDENTITY": hosts.overlay.vnic()}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", self._PROGRAM, alias], stdout=subprocess.PIPE, text=True, env=environ
+        )
+        self._line("up")
+
+    def _line(self, word: str) -> None:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().strip() == word
+
+    def until_received(self, count: int) -> None:
+        for _ in range(count):
+            self._line("got")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def spawn_vnic(hosts: Hosts) -> Iterator[Callable[[str, str], Child]]:
+    children: list[Child] = []
+
+    def spawn(host: str, alias: str) -> Child:
+        children.append(Child(hosts, host, alias))
+        return children[-1]
+
+    yield spawn
+    for child in children:
+        child.kill()
