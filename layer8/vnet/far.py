@@ -32,14 +32,14 @@ from layer8.health.directory import Directory
 from layer8.health_record import HealthRecord, State
 from layer8.names import check_topic
 from layer8.protocol.codec import ProtocolViolation
-from layer8.protocol.link_messages import EVERYTHING, Disinterest, Forgot, Interest, Interests
+from layer8.protocol.link_messages import EVERYTHING, Disinterest, Entry, Forgot, Interest, Interests
 from layer8.protocol.statement import Principal, Role
 from layer8.security.provider import Action, Resource, ResourceKind
 from layer8.vnet.link_thread import Queues
 from layer8.vnet.links import Adjacent
 from layer8.vnet.shared_directory import SharedDirectory
 from layer8.vnet.switch_thread import SwitchStopped
-from layer8.vnet.switchboard import Switchboard
+from layer8.vnet.switchboard import ALLOW, Switchboard
 
 QUEUE_BYTES = 2 << 20
 LATE_SECONDS = 2.0
@@ -57,14 +57,15 @@ _log = logging.getLogger("layer8.vnet")
 
 @dataclasses.dataclass(slots=True, eq=False)
 class _Grant:
-    """What a far Vnic's handle may reach here. `name`: the alias or topic whose number it holds."""
+    """What a far Vnic's handle may reach here. `name`: the alias or topic whose number it holds. `allows`: what it may
+    do there; nothing with Target.REFUSED."""
 
     generation: int
     target: Target
     number: int
-    action: Action
     resource: Resource
     name: str | None
+    allows: tuple[Action, ...]
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -419,35 +420,44 @@ class Far:
 
     def _give(self, proxy: _Proxy, slot: int, grant: _Grant) -> None:
         handle = slot | grant.generation << 16
-        self._board.command(Command.GRANT, proxy.number, handle, int(grant.target), grant.number)
+        allows = sum(ALLOW.get(action, 0) for action in grant.allows)
+        self._board.command(Command.GRANT, proxy.number, handle, int(grant.target), grant.number, allows)
 
     def _decide(self, who: Principal, question: Question) -> _Grant:
-        action = _ACTIONS.get(Kind(question.record_kind), Action.SEND)
-        target, number, name = Target(question.destination_kind), 0, None
+        target, number, name = Target(question.destination_kind), None, None
         match target:
             case Target.TOPIC:
-                topic = self._numbers.get(int(question.destination))
-                action = Action.PUBLISH
-                resource = Resource(kind=ResourceKind.TOPIC, name=topic or "")
-                held = self._board.hold_topic(topic) if topic is not None else None
-                name = topic if held is not None else None
-                number = held if held is not None else _NOBODY
+                name = self._numbers.get(int(question.destination))
+                resource = Resource(kind=ResourceKind.TOPIC, name=name or "")
+                number = self._board.hold_topic(name) if name is not None else None
             case Target.ALIAS:
                 port = self._board.find_uuid(question.destination)  # type: ignore[arg-type]
-                alias = port.alias if port is not None else None
-                resource = Resource(kind=ResourceKind.ALIAS, name=alias or "")
-                held = self._board.hold_alias(alias) if alias is not None else None
-                name = alias if held is not None else None
-                number = held if held is not None else _NOBODY
+                name = port.alias if port is not None else None
+                resource = Resource(kind=ResourceKind.ALIAS, name=name or "")
+                number = self._board.hold_alias(name) if name is not None else None
             case _:
                 port = self._board.find_uuid(question.destination)  # type: ignore[arg-type]
                 resource = Resource(kind=ResourceKind.VNIC, name=port.principal.uri if port is not None else "")
-                number = port.number if port is not None else _NOBODY
-        if resource.name and not self._vnet.allowed(who, action, resource):
-            if name is not None:
-                self._drop(target, name)
-            target, number, name = Target.REFUSED, 0, None
-        return _Grant(question.generation, target, number, action, resource, name)
+                number = port.number if port is not None else None
+        held = name if number is not None else None
+        if number is None:  # the switch answers that it is gone
+            return _Grant(question.generation, target, _NOBODY, resource, None, ())
+        action = _ACTIONS.get(Kind(question.record_kind), Action.SEND)
+        allows = self._allows(who, action, resource)
+        if not allows:
+            if held is not None:
+                self._drop(target, held)
+            return _Grant(question.generation, Target.REFUSED, 0, resource, None, ())
+        return _Grant(question.generation, target, number, resource, held, allows)
+
+    def _allows(self, who: Principal, action: Action, resource: Resource) -> tuple[Action, ...]:
+        """What it may do there, of what a handle of this kind can be used for. A no to `action` is on record."""
+        may = self._vnet.allowed(who, action, resource)
+        if resource.kind is ResourceKind.TOPIC:
+            return (Action.PUBLISH,) if may else ()
+        other = Action.REQUEST if action is Action.SEND else Action.SEND
+        might = self._board.would_allow(who, other, resource)
+        return tuple(one for one, yes in ((action, may), (other, might)) if yes)
 
     def _let_go(self, grant: _Grant) -> None:
         if grant.name is not None:
@@ -466,18 +476,22 @@ class Far:
             entry = self.directory.entry(proxy.session.adjacent.vnet, proxy.uuid)
             if entry is None:
                 continue
-            who = Principal(
-                uri=entry.record.principal, role=Role.VNIC, expires=entry.expires, credential=entry.credential
-            )
+            who = _principal(entry)
             for slot, grant in tuple(proxy.grants.items()):
+                if not grant.resource.name:
+                    continue
+                first = Action.PUBLISH if grant.resource.kind is ResourceKind.TOPIC else Action.SEND
                 if grant.target is Target.REFUSED:
                     del proxy.grants[slot]  # asked again with the next record
                     self._revoke(proxy, slot, grant)
-                elif grant.resource.name and not self._vnet.allowed(who, grant.action, grant.resource):
-                    refused = _Grant(grant.generation, Target.REFUSED, 0, grant.action, grant.resource, None)
+                elif (allows := self._allows(who, grant.allows[0] if grant.allows else first, grant.resource)) == ():
+                    refused = _Grant(grant.generation, Target.REFUSED, 0, grant.resource, None, ())
                     proxy.grants[slot] = refused
                     self._give(proxy, slot, refused)
                     self._let_go(grant)
+                elif set(allows) != set(grant.allows):
+                    grant.allows = allows
+                    self._give(proxy, slot, grant)
 
     def _revoke(self, proxy: _Proxy, slot: int, grant: _Grant) -> None:
         self._board.command(Command.REVOKE, proxy.number, slot | grant.generation << 16, 0)
@@ -583,3 +597,8 @@ class Far:
             session.adjacent.say(Forgot(number=number))
 
         self._board.command(Command.UNSUBSCRIBE, session.itself.number, index, number).add_done_callback(over)
+
+
+def _principal(entry: Entry) -> Principal:
+    """Who a far Vnic is, as its Vnet says."""
+    return Principal(uri=entry.record.principal, role=Role.VNIC, expires=entry.expires, credential=entry.credential)

@@ -32,7 +32,7 @@ Authorize = Callable[[Principal, Action, Resource], bool]
 
 _GENERATIONS = 1 << 16
 _MAX_PRINCIPALS = 1 << 20
-_ALLOW = {Action.SEND: Allow.SEND, Action.REQUEST: Allow.REQUEST}
+ALLOW = {Action.SEND: Allow.SEND, Action.REQUEST: Allow.REQUEST}
 
 
 class PortState(enum.Enum):
@@ -335,7 +335,7 @@ class Switchboard:
             self.far.follow(held, number)
         port.handles[slot] = handle
         port.generations[slot] = generation
-        allows = sum(_ALLOW.get(allowed, 0) for allowed in handle.allows)
+        allows = sum(ALLOW.get(allowed, 0) for allowed in handle.allows)
         answer = self._command(Command.GRANT, port.number, slot | generation << 16, int(target), number, allows)
 
         def granted(answer: asyncio.Future[int]) -> None:
@@ -367,9 +367,9 @@ class Switchboard:
 
     def _allows(self, port: BoardPort, action: Action, resource: Resource) -> frozenset[Action]:
         """`action` is allowed; a handle that is for one of send and request is for the other too, if that is."""
-        if action not in _ALLOW:
+        if action not in ALLOW:
             return frozenset((action,))
-        others = (other for other in _ALLOW if other is not action)
+        others = (other for other in ALLOW if other is not action)
         return frozenset((action, *(other for other in others if self._would_allow(port.principal, other, resource))))
 
     def _target(self, port: BoardPort, kind: str, name: str, action: str) -> tuple[Target, int, str | None, Resource]:
