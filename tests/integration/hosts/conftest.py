@@ -28,6 +28,7 @@ from layer8.vnet.status import StatusReader
 from layer8.vnic.control import ControlClient
 
 PATIENCE = 60.0
+PROGRAMS = Path(__file__).parent / "programs"
 _networks = itertools.count()
 
 
@@ -324,50 +325,58 @@ def free_port() -> int:
 # ── Vnics in processes of their own ───────────────────────────────────────────────────────────────────────────────────
 
 
-class Child:
-    """A Vnic in a process of its own, which says a line for each message that it gets, and answers none."""
+class Program:
+    """A program of `programs/` on one of the hosts. It speaks in lines."""
 
-    _PROGRAM = """
-import sys
-from layer8 import Vnic
-with Vnic(sys.argv[1], attach_timeout=30) as vnic:
-    print("up", flush=True)
-    kept = []  # a request that is let go would be answered by that
-    for message in vnic:
-        kept.append(message)
-        print("got", flush=True)
-"""
-
-    def __init__(self, hosts: Hosts, host: str, alias: str) -> None:
+    def __init__(self, hosts: Hosts, host: str, name: str, *arguments: str) -> None:
         environ = hosts.vnets[host].environ | {"LAYER8_IDENTITY": hosts.overlay.vnic()}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", self._PROGRAM, alias], stdout=subprocess.PIPE, text=True, env=environ
+            [sys.executable, str(PROGRAMS / f"{name}.py"), *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environ,
         )
-        self._line("up")
+        self.uuid = self.until("up")
 
-    def _line(self, word: str) -> None:
+    def until(self, word: str) -> str:
+        """What follows this word in the next line that begins with it; "back" in one before is a failure."""
         assert self.process.stdout is not None
-        assert self.process.stdout.readline().strip() == word
+        while line := self.process.stdout.readline():
+            first, _, rest = line.strip().partition(" ")
+            if first == word:
+                return rest
+            assert first != "back", line
+        raise AssertionError(f"{self.process.args!r} has ended")
 
-    def until_received(self, count: int) -> None:
-        for _ in range(count):
-            self._line("got")
+    def tell(self) -> None:
+        """A line."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+    def ask(self, word: str) -> str:
+        self.tell()
+        return self.until(word)
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(OSError):
+                pipe.close()
 
 
 @pytest.fixture
-def spawn_vnic(hosts: Hosts) -> Iterator[Callable[[str, str], Child]]:
-    children: list[Child] = []
+def spawn() -> Iterator[Callable[..., Program]]:
+    """Starts `programs/NAME.py` on a host of these hosts, and returns when it is up."""
+    running: list[Program] = []
 
-    def spawn(host: str, alias: str) -> Child:
-        children.append(Child(hosts, host, alias))
-        return children[-1]
+    def spawn(hosts: Hosts, host: str, name: str, *arguments: object) -> Program:
+        running.append(Program(hosts, host, name, *map(str, arguments)))
+        return running[-1]
 
     yield spawn
-    for child in children:
-        child.kill()
+    for program in running:
+        program.kill()

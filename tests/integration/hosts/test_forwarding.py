@@ -112,9 +112,9 @@ def test_an_alias_goes_to_this_host_before_others(hosts: Any) -> None:
     assert received(far) == b"far again"
 
 
-def test_killing_a_vnic_fails_its_outstanding_requests_on_other_hosts_at_once(hosts: Any, spawn_vnic: Any) -> None:
+def test_killing_a_vnic_fails_its_outstanding_requests_on_other_hosts_at_once(hosts: Any, spawn: Any) -> None:
     hosts.mesh("a", "b")
-    victim = spawn_vnic("b", "victim")
+    victim = spawn(hosts, "b", "keep", "victim")
     near = hosts.vnic("a")
     near.find("victim", timeout=60)
     failed: list[BaseException] = []
@@ -128,7 +128,8 @@ def test_killing_a_vnic_fails_its_outstanding_requests_on_other_hosts_at_once(ho
     threads = [threading.Thread(target=ask, daemon=True) for _ in range(5)]
     for thread in threads:
         thread.start()
-    victim.until_received(5)
+    for _ in range(5):
+        victim.until("got")
     victim.kill()
     for thread in threads:
         thread.join(60)
