@@ -1,4 +1,4 @@
-"""An adjacent Vnet with a good certificate and bad intentions, spoken by hand: it can lose its link, and nothing else."""
+"""An adjacent Vnet with a good certificate and bad intentions, by hand: it can lose its link, and nothing else."""
 
 from __future__ import annotations
 
