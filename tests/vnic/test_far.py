@@ -5,6 +5,7 @@ What it shares with every Vnic stands in the other files, which run over both tr
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import signal
@@ -17,7 +18,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from layer8 import NotAuthorized, SecurityMismatch, Undeliverable, Unreachable, VnetNotFound, Vnic
+from layer8 import AsyncVnic, NotAuthorized, SecurityMismatch, Undeliverable, Unreachable, VnetNotFound, Vnic
 from layer8.testing import Overlay, RunningVnet, make_overlay, running_vnet
 from layer8.vnic.control import ControlClient
 
@@ -396,3 +397,21 @@ def test_the_environment_names_a_far_vnet(make_far: MakeFar, monkeypatch: pytest
         assert vnic.find("by-environment").uuid == vnic.uuid
 
 
+
+
+def test_a_far_vnic_may_sleep_in_a_loop(make_far: MakeFar) -> None:
+    far = make_far()
+    near = far.near("near")
+    near.serve(lambda request: request.payload * 2)
+
+    async def scenario() -> None:
+        place, security = f"tls://{far.place}", f"x509:{far.overlay.vnic('laptop')}"
+        async with AsyncVnic("away", vnet=place, security=security, attach_timeout=PATIENCE, timeout=PATIENCE) as away:
+            assert (await away.request("near", b"ab")).payload == b"abab"
+            thread = send_all(near, "away", 3000)
+            for number in range(3000):
+                message = await away.receive(PATIENCE)
+                assert int.from_bytes(message.payload[:4], "little") == number
+            thread.join()
+
+    asyncio.run(scenario())
