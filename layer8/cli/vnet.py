@@ -16,7 +16,11 @@ from layer8.cli.context import Settings, pass_settings
 from layer8.names import check_vnet_name
 from layer8.vnet import config as configuration
 from layer8.vnet.daemon import Daemon
+from layer8.vnet.probe import NoAnswer
+from layer8.vnet.probe import probe as probe_vnet
 from layer8.vnet.server import Vnet
+
+_PROBE_SECONDS = 4.0
 
 
 @click.command(name="vnet")
@@ -30,6 +34,7 @@ from layer8.vnet.server import Vnet
     metavar="FILE",
     help="Settings in TOML, a table [vnet.NAME] for each Vnet; all of them run.",
 )
+@click.option("--probe", is_flag=True, help="Run none: ask those that run whether they answer (for service managers).")
 @click.option("--log-level", type=click.Choice(configuration.LOG_LEVELS), help="How much to log to stderr.")
 @click.option("--ready-fd", type=int, hidden=True, help="Write a line to this descriptor when ready, and close it.")
 @click.option("--parent", type=int, hidden=True, help="End when this process, which must be the parent, ends.")
@@ -41,6 +46,7 @@ def command(
     settings: Settings,
     name: str | None,
     path: Path | None,
+    probe: bool,
     log_level: str | None,
     ready_fd: int | None,
     parent: int | None,
@@ -52,6 +58,8 @@ def command(
     that are still on their way.
     """
     config = _config(path, name or (settings.vnet if settings.vnet != "default" else None))
+    if probe:
+        return _probe(config, settings)
     logging.basicConfig(
         level=(log_level or ("warning" if settings.quiet else config.log_level)).upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
@@ -72,6 +80,18 @@ def command(
             os.close(ready_fd)
 
     return Daemon(config, ready=ready, parent=parent, scratch=scratch).run()
+
+
+def _probe(config: configuration.Config, settings: Settings) -> int:
+    for vnet in config.vnets:
+        try:
+            seconds = probe_vnet(vnet, settings.timeout if settings.timeout is not None else _PROBE_SECONDS)
+        except NoAnswer as error:
+            click.echo(f"layer8 vnet: {error}", err=True)
+            return 3
+        if not settings.quiet:
+            click.echo(f"Vnet {vnet.name} answers within {seconds * 1000:.1f} ms")
+    return 0
 
 
 def _config(path: Path | None, name: str | None) -> configuration.Config:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from layer8.rendezvous import own_socket
 from layer8.vnet.config import Config, VnetConfig
+from layer8.vnet.notify import Notifier
 from layer8.vnet.provision import make_provider
 from layer8.vnet.server import Vnet, VnetFailed
 
@@ -52,6 +53,7 @@ class Daemon:
         self._signals = 0
         self._orphaned = False
         self._reloads: set[asyncio.Task[None]] = set()
+        self._notifier = Notifier()
 
     def run(self) -> int:
         """Exit status. Raises Layer8Error when a Vnet cannot start; none runs then."""
@@ -69,13 +71,17 @@ class Daemon:
                 self._follow_parent(stack)
                 for config in self._config.vnets:
                     self._vnets.append(_start(config))
+                self._notifier.ready(self._summary())
+                self._notifier.watch(loop, lambda: not any(vnet.failed.done() for vnet in self._vnets))
                 self._ready(self._vnets)
                 failures = [loop.create_task(self._watch(vnet)) for vnet in self._vnets]
                 await self._end.wait()
                 for failure in failures:
                     failure.cancel()
         finally:
+            self._notifier.stopping()
             await self._stop()
+            self._notifier.close()
         return 1 if any(vnet.failed.done() for vnet in self._vnets) else 0
 
     async def _watch(self, vnet: Vnet) -> None:
@@ -101,11 +107,22 @@ class Daemon:
 
     def _reload(self) -> None:
         _log.info("SIGHUP: reloading")
+        self._notifier.reloading()
         loop = asyncio.get_running_loop()
         for vnet in self._vnets:
             task = loop.create_task(vnet.reload())
             self._reloads.add(task)
-            task.add_done_callback(self._reloads.discard)
+            task.add_done_callback(self._reloaded)
+        if not self._reloads:
+            self._notifier.ready(self._summary())
+
+    def _reloaded(self, task: asyncio.Task[None]) -> None:
+        self._reloads.discard(task)
+        if not self._reloads:
+            self._notifier.ready(self._summary())
+
+    def _summary(self) -> str:
+        return "; ".join(f"Vnet {vnet.config.name} at {vnet.path()}" for vnet in self._vnets)
 
     def _follow_parent(self, stack: contextlib.ExitStack) -> None:
         """Ends with the parent, whichever way that ends."""

@@ -144,9 +144,7 @@ class FarCarrier:
         came = b""
         say: list[AnyMessage] = [Begin()]
         while True:
-            pump = Pump(
-                tls, self._traffic, self, alive=self._alive, patience=self._patience, came=came, say=say
-            )
+            pump = Pump(tls, self._traffic, self, alive=self._alive, patience=self._patience, came=came, say=say)
             self._pump = pump
             try:
                 pump.run()
@@ -234,9 +232,7 @@ class FarCarrier:
         tls.settimeout(max(0.05, deadline - time.monotonic()))
         tls.sendall(
             encode(
-                Continue(
-                    session=self._session, secret=self._secret, received=stream.received, segment=self._segment()
-                )
+                Continue(session=self._session, secret=self._secret, received=stream.received, segment=self._segment())
             )
         )
         tls.setblocking(False)

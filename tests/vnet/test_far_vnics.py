@@ -302,4 +302,3 @@ def test_time_is_not_wasted_on_who_begins_and_goes(make_port: Callable[..., Port
         stranger.begin()
         stranger.close()
     until(lambda: len(list(tasks.iterdir())) <= before + 4, "their threads have ended")
-

@@ -397,8 +397,6 @@ def test_the_environment_names_a_far_vnet(make_far: MakeFar, monkeypatch: pytest
         assert vnic.find("by-environment").uuid == vnic.uuid
 
 
-
-
 def test_a_far_vnic_may_sleep_in_a_loop(make_far: MakeFar) -> None:
     far = make_far()
     near = far.near("near")
