@@ -17,6 +17,7 @@ import hashlib
 import hmac
 import logging
 import os
+import time
 from pathlib import Path
 from uuid import UUID
 
@@ -27,13 +28,17 @@ from layer8.rendezvous import ensure_private_directory
 
 _SUFFIX = ".port"
 _MIRROR = ".mirror"
+UNSEEN_SECONDS = 3600.0
+"""So long a process of which nothing is to be seen stays in the list without coming back."""
+
 _CLOCK_SECONDS = 2.0  # two readings of one create time may differ by an adjustment of the clock
 
 _log = logging.getLogger("layer8.vnet")
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One port. `secret`: SHA-256 of the resume secret. `pid` 0: a process of another pid namespace."""
+    """One port. `secret`: SHA-256 of the resume secret. `pid` 0: a process of another pid namespace, or host.
+    `awaited_since`: of such a process, since when one Vnet after the other awaits it (Unix seconds), else 0.0."""
 
     uuid: UUID
     pid: int
@@ -41,6 +46,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     secret: str
     alias: str | None
     principal: str
+    awaited_since: float = 0.0
 
 
 class Roster:
@@ -60,7 +66,7 @@ class Roster:
                 continue
             entry = _read(path) if path.suffix == _SUFFIX else None
             if entry is not None and path == self._path(entry.uuid) and self._lives(entry):
-                self.awaited[entry.uuid] = entry
+                self.awaited[entry.uuid] = entry if entry.pid > 0 else self._put(_awaited(entry))
             else:
                 with contextlib.suppress(OSError):
                     path.unlink()
@@ -69,7 +75,8 @@ class Roster:
     def note(self, uuid: UUID, number: int, secret: bytes, *, pid: int, alias: str | None, principal: str) -> None:
         """Puts a port in the list. Raises OSError when it cannot be written."""
         known = self.awaited.get(uuid)
-        if known is not None and known.pid == pid and known.alias == alias and knows_secret(known, secret):
+        as_it_was = known is not None and known.pid == pid and known.alias == alias and not known.awaited_since
+        if known is not None and as_it_was and knows_secret(known, secret):
             del self.awaited[uuid]  # it stands there as it is
             self._present[uuid] = number
             return
@@ -82,15 +89,19 @@ class Roster:
             alias=alias,
             principal=principal,
         )
-        path = self._path(uuid)
+        self._put(entry)
+        self.awaited.pop(uuid, None)
+        self._present[uuid] = number
+
+    def _put(self, entry: Entry) -> Entry:
+        path = self._path(entry.uuid)
         new = path.with_suffix(".new")
         with open(
             os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "wb"
         ) as file:
             file.write(msgspec.json.encode(entry))
         new.replace(path)
-        self.awaited.pop(uuid, None)
-        self._present[uuid] = number
+        return entry
 
     def forget(self, uuid: UUID, number: int) -> None:
         """The switch has nothing left of this port. A later port of the same Vnic keeps its entry."""
@@ -107,8 +118,9 @@ class Roster:
     def give_up(self, uuid: UUID) -> None:
         """Who is awaited will not come: its process has ended."""
         if self.awaited.pop(uuid, None) is not None:
-            with contextlib.suppress(OSError):
-                self._path(uuid).unlink()
+            for path in (self._path(uuid), self.mirror(uuid)):
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     @property
     def present(self) -> bool:
@@ -123,10 +135,16 @@ class Roster:
     def _lives(self, entry: Entry) -> bool:
         if entry.pid not in self._found:
             self._found[entry.pid] = identify(entry.pid)
-        return entry.pid <= 0 or _is(entry, self._found[entry.pid])
+        if entry.pid <= 0:
+            return not entry.awaited_since or time.time() - entry.awaited_since < UNSEEN_SECONDS
+        return _is(entry, self._found[entry.pid])
 
     def _path(self, uuid: UUID) -> Path:
         return self._directory / f"{uuid.hex}{_SUFFIX}"
+
+
+def _awaited(entry: Entry) -> Entry:
+    return msgspec.structs.replace(entry, awaited_since=entry.awaited_since or time.time())
 
 
 def knows_secret(entry: Entry, secret: bytes) -> bool:

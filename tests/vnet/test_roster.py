@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from uuid import uuid4
 
 import msgspec
 import pytest
 
-from layer8.vnet.roster import Roster, is_same_process, knows_secret
+from layer8.vnet.roster import UNSEEN_SECONDS, Roster, is_same_process, knows_secret
 
 SECRET = bytes(range(32))
 
@@ -87,4 +88,53 @@ def test_what_cannot_be_read_is_dropped(directory: Path, content: bytes) -> None
     roster = Roster(directory)
     roster.load()
     assert roster.awaited == {}
+    assert list(directory.iterdir()) == []
+
+
+def test_a_process_that_is_not_to_be_seen_is_awaited_for_an_hour(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roster, uuid = Roster(directory), uuid4()
+    roster.load()
+    roster.note(uuid, 7, SECRET, pid=0, alias=None, principal="somebody")
+    roster.mirror(uuid).write_bytes(b"its segment")
+    now = time.time()
+    for passed in (0.0, UNSEEN_SECONDS / 2, UNSEEN_SECONDS * 0.9):
+        monkeypatch.setattr(time, "time", lambda passed=passed: now + passed)
+        again = Roster(directory)
+        again.load()
+        assert uuid in again.awaited
+        assert roster.mirror(uuid).exists()
+    monkeypatch.setattr(time, "time", lambda: now + UNSEEN_SECONDS + 1)
+    again = Roster(directory)
+    again.load()
+    assert again.awaited == {}
+    assert list(directory.iterdir()) == []
+
+
+def test_who_came_back_is_awaited_anew_the_next_time(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uuid, now = uuid4(), time.time()
+    roster = Roster(directory)
+    roster.load()
+    for start in range(3):
+        monkeypatch.setattr(time, "time", lambda start=start: now + start * UNSEEN_SECONDS * 0.9)
+        roster.note(uuid, 7, SECRET, pid=0, alias=None, principal="somebody")
+        roster = Roster(directory)
+        roster.load()
+        assert uuid in roster.awaited
+
+
+def test_a_mirror_goes_with_its_entry(directory: Path) -> None:
+    roster, uuid, nobody = Roster(directory), uuid4(), uuid4()
+    roster.load()
+    roster.note(uuid, 7, SECRET, pid=0, alias=None, principal="somebody")
+    for which in (uuid, nobody):
+        roster.mirror(which).write_bytes(b"a segment")
+    (directory / f"{nobody.hex}.0123.new").write_bytes(b"one that was never attached")
+    again = Roster(directory)
+    again.load()
+    assert again.mirror(uuid).exists()
+    assert not again.mirror(nobody).exists()
+    again.note(uuid, 8, SECRET, pid=0, alias=None, principal="somebody")
+    again.forget(uuid, 8)
     assert list(directory.iterdir()) == []

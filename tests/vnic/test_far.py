@@ -19,6 +19,7 @@ from contextlib import ExitStack
 import pytest
 
 from layer8 import AsyncVnic, NotAuthorized, SecurityMismatch, Undeliverable, Unreachable, VnetNotFound, Vnic
+from layer8.security.authority import Authority
 from layer8.testing import Overlay, RunningVnet, make_overlay, running_vnet
 from layer8.vnic.control import ControlClient
 
@@ -355,6 +356,16 @@ def test_a_vnets_certificate_is_refused_where_vnics_attach(make_far: MakeFar) ->
     with pytest.raises((NotAuthorized, VnetNotFound, Exception)) as raised:
         far.far(security=f"x509:{far.overlay.vnet('other')}", attach_timeout=2.0)
     assert "vnet/other" in str(raised.value)
+
+
+def test_a_revoked_certificate_is_refused_at_this_port_too(make_far: MakeFar, overlay: Overlay) -> None:
+    far = make_far(authority=str(overlay.path))
+    away = far.far("away", name="revoked")
+    Authority(overlay.path).revoke("layer8://test/vnic/revoked", time.time())
+    until(lambda: away.state != "attached", "the live port is closed")
+    with pytest.raises((NotAuthorized, VnetNotFound)):
+        far.far(name="revoked", attach_timeout=3.0)
+    assert far.far(name="other").state == "attached"
 
 
 def test_limits_count_for_the_principal(make_far: MakeFar) -> None:
