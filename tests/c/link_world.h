@@ -253,4 +253,31 @@ static inline int64_t pair_send(struct pair *pair, struct vnic *vnic, uint32_t h
     abort();
 }
 
+static inline uint64_t side_outstanding(struct side *side) {
+    layer8_switch_counters counters;
+    layer8_switch_read(side->world.sw, &counters);
+    return counters.outstanding;
+}
+
+static inline uint64_t side_records_out(struct side *side) {
+    layer8_link_counters counters;
+    layer8_link_read(side->queues, &counters);
+    return counters.records_out;
+}
+
+/* Until nothing is held at either end: everything was answered. */
+static inline void pair_idle(struct pair *pair) {
+    for (int tries = 0; tries < 20000; tries++) {
+        layer8_switch_counters a, b;
+        pair_events(pair);
+        layer8_switch_read(pair->a.world.sw, &a);
+        layer8_switch_read(pair->b.world.sw, &b);
+        if (a.held_records == 0 && b.held_records == 0) {
+            return;
+        }
+        (void)poll(NULL, 0, 1);
+    }
+    CHECK(!"something is held for ever");
+}
+
 #endif

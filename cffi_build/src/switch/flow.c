@@ -39,15 +39,16 @@ struct flow *layer8_flow_open(layer8_switch *sw, port_t *source, struct handle *
 
 static bool is_reply(const struct held *held) { return layer8_is_reply(held->record.kind); }
 
-/* What one handle holds in its sender's ring is bounded: over a quarter of it, the sender sees Xoff. Over half where all
- * of it must be held until another host has answered. */
+/* What one handle holds in its sender's ring is bounded: over a quarter of it, the sender sees Xoff. Over half of what can
+ * be held at all where everything must be held, until another host has answered. */
 static void choke(struct flow *flow) {
     struct handle *handle = flow->handle;
-    uint64_t quarter = flow->source->hold_capacity / 4;
+    uint64_t most = flow->source->hold_capacity / 4;
     if (flow->target != NULL && flow->target->adjacent != NULL) {
-        quarter *= 2;
+        uint64_t half = (flow->source->hold_capacity - HOLD_KEPT_BACK) / 2;
+        most = half > most ? half : most;
     }
-    if (handle != NULL && (handle->choked ? handle->owed_bytes < quarter / 2 : handle->owed_bytes > quarter)) {
+    if (handle != NULL && (handle->choked ? handle->owed_bytes < most / 2 : handle->owed_bytes > most)) {
         handle->choked = !handle->choked;
         layer8_handle_mark(handle);
     }

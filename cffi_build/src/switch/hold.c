@@ -8,8 +8,6 @@
  * What came over a link has no such ring: it is an arrival (remote.c), and the link's window bounds it. */
 #include "remote.h"
 
-#define KEPT_BACK (2 * (uint64_t)LAYER8_RECORD_MAX) /* for moving one record, with a pad */
-
 static uint64_t pad_before(const port_t *port, uint64_t span) {
     uint64_t to_end = port->hold_capacity - (port->hold_tail & (port->hold_capacity - 1));
     return to_end < span ? to_end : 0;
@@ -74,6 +72,16 @@ static void move_oldest(layer8_switch *sw, port_t *port) {
     KILL_POINT(8);
 }
 
+/* How many finished bytes are worth moving the unfinished ones for: half of what is free, in bounds. So a destination that
+ * is stuck leaves room for others, and no byte is copied more than a few times. */
+static uint64_t worth(const port_t *port) {
+    uint64_t usable = port->hold_capacity - HOLD_KEPT_BACK;
+    uint64_t half = usable > port->hold_live ? (usable - port->hold_live) / 2 : 0;
+    uint64_t least = port->hold_capacity / 16;
+    uint64_t most = port->hold_capacity / 4;
+    return half < least ? least : half > most ? most : half;
+}
+
 bool layer8_hold_room(layer8_switch *sw, port_t *port, uint64_t length) {
     uint64_t span = layer8_record_span(length);
     if (port->adjacent != NULL) {
@@ -83,13 +91,13 @@ bool layer8_hold_room(layer8_switch *sw, port_t *port, uint64_t length) {
     for (;;) {
         uint64_t used = port->hold_tail - port->hold_head;
         uint64_t pad = pad_before(port, span);
-        if (used == 0 || used + pad + span + KEPT_BACK <= port->hold_capacity) {
+        if (used == 0 || used + pad + span + HOLD_KEPT_BACK <= port->hold_capacity) {
             return true; /* nothing in it: a pad costs nothing, the head passes it with the next record */
         }
         /* Moving gains what is finished and, where little is held, the pad: a few small records do not keep out a large. */
-        bool past_end = pad != 0 && port->hold_live + span + KEPT_BACK <= port->hold_capacity &&
+        bool past_end = pad != 0 && port->hold_live + span + HOLD_KEPT_BACK <= port->hold_capacity &&
                         port->hold_live <= port->hold_capacity / 8;
-        if (used - port->hold_live < port->hold_capacity / 4 && !past_end) { /* too little to gain */
+        if (used - port->hold_live < worth(port) && !past_end) { /* too little to gain */
             publish(sw, port);
             return false;
         }
@@ -188,9 +196,11 @@ void layer8_held_tick(layer8_switch *sw, port_t *port) {
             }
             if (said) {
                 layer8_held_refuse(port, held, LAYER8_REASON_EXPIRED);
-            }
-            if (!said) {
+            } else {
                 layer8_held_give_back(sw, port, held, LAYER8_REASON_EXPIRED, NULL);
+            }
+            if (port->adjacent != NULL) {
+                layer8_arrival_answer(sw, port, held); /* its sender need not wait until its turn comes */
             }
             if (message != NULL) {
                 layer8_message_refuse(sw, port, message); /* whole or not at all */

@@ -366,6 +366,8 @@ void layer8_post(port_t *port, struct layer8_wakeup *wakeup); /* one token for i
 
 /* ---- hold.c: the hold ring ---- */
 
+#define HOLD_KEPT_BACK (2 * (uint64_t)LAYER8_RECORD_MAX) /* for moving one record, with a pad */
+
 bool layer8_hold_room(layer8_switch *sw, port_t *port, uint64_t length);
 struct held *layer8_hold_add(layer8_switch *sw, port_t *port, const struct layer8_record *record, const uint8_t *body);
 const uint8_t *layer8_held_body(const port_t *port, const struct held *held);

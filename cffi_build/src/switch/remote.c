@@ -94,13 +94,22 @@ const uint8_t *layer8_arrival_body(const struct held *held) { return OWNER(const
 
 void layer8_arrival_outcome(struct held *held, uint16_t reason) { OWNER(struct arrival, held, held)->outcome = reason; }
 
+void layer8_arrival_answer(layer8_switch *sw, port_t *port, struct held *held) {
+    struct arrival *arrival = OWNER(struct arrival, held, held);
+    if (arrival->tag != 0) {
+        port->adjacent->unanswered[arrival->counted] -= held->span;
+        layer8_answer(sw, port->adjacent, arrival->tag, arrival->outcome);
+        arrival->tag = 0;
+        free(arrival->body);
+        arrival->body = NULL;
+    }
+}
+
 /* The last copy is made, or given up. */
 void layer8_arrival_done(layer8_switch *sw, port_t *port, struct held *held) {
     struct arrival *arrival = OWNER(struct arrival, held, held);
-    port->adjacent->unanswered[arrival->counted] -= held->span;
-    layer8_answer(sw, port->adjacent, arrival->tag, arrival->outcome);
+    layer8_arrival_answer(sw, port, held);
     list_remove(&held->in_ring);
-    free(arrival->body);
     layer8_pool_give(&sw->arrival_pool, arrival);
 }
 

@@ -115,6 +115,7 @@ void layer8_arrivals_end(layer8_switch *sw, port_t *port);                 /* of
 struct held *layer8_arrival_keep(layer8_switch *sw, port_t *port, const struct layer8_record *record,
                                  const uint8_t *body);
 const uint8_t *layer8_arrival_body(const struct held *held);
+void layer8_arrival_answer(layer8_switch *sw, port_t *port, struct held *held); /* it is dead: its body goes */
 void layer8_arrival_done(layer8_switch *sw, port_t *port, struct held *held);
 void layer8_arrival_outcome(struct held *held, uint16_t reason);
 
