@@ -309,7 +309,7 @@ static void of_a_record_that_stands_twice_in_the_hold_ring_the_later_is_kept(voi
 }
 
 int main(void) {
-    (void)alarm(110);
+    (void)alarm(280);
     a_sender_that_dies_before_it_has_resumed_doubles_nothing();
     what_has_expired_stays_expired_when_it_was_moved_in_the_hold_ring();
     a_record_whose_receiver_was_chosen_comes_back_as_unknown_when_its_handle_is_gone();

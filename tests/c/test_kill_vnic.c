@@ -183,7 +183,7 @@ int main(int argc, char **argv) {
         victim_main((int)strtol(argv[2], NULL, 10), (int)strtol(argv[3], NULL, 10));
     }
     uint32_t rounds = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 4;
-    (void)alarm(argc > 1 ? 1800 : 110);
+    (void)alarm(argc > 1 ? 1800 : 280);
 #ifdef LAYER8_KILL_POINTS
     for (int point = 20; point <= 27; point++) {
         for (uint32_t n = 0; n < rounds; n++) {

@@ -492,7 +492,7 @@ static void test_files_that_are_no_segment_are_refused(void) {
 #define RUN(test)                              \
     do {                                       \
         (void)fprintf(stderr, "  %s\n", #test); \
-        (void)alarm(100);                      \
+        (void)alarm(280);                      \
         test();                                \
     } while (0)
 

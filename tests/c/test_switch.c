@@ -590,7 +590,7 @@ static void test_a_segment_that_is_not_one_is_refused(void) {
 }
 
 int main(void) {
-    (void)alarm(100);
+    (void)alarm(280);
     test_a_segment_that_is_not_one_is_refused();
     test_unicast_arrives_stamped_and_in_order();
     test_a_handle_not_granted_comes_back();

@@ -713,7 +713,7 @@ static void check_switch(void) {
 int main(int count, char **arguments) {
     seed = count > 1 ? strtoull(arguments[1], NULL, 0) : 8;
     uint32_t steps = count > 2 ? (uint32_t)strtoul(arguments[2], NULL, 0) : 40000u;
-    (void)alarm(100);
+    (void)alarm(280);
     printf("test_switch_random: seed %llu, %u steps\n", (unsigned long long)seed, steps);
     (void)fflush(stdout);
     for (uint32_t n = 0; n < sizeof pattern; n++) {
