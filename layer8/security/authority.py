@@ -215,6 +215,10 @@ class Authority:
             raise certificates.CertificateError("signing request", f"{identity} is not of the overlay {self.overlay}")
         return self.issue(identity, public, now, lifetime)
 
+    def count(self, identity: Identity) -> int:
+        """How many leaves of this identity have not expired, as far as is known."""
+        return sum(stored["uri"] == identity.uri for stored in self._leaves().values())
+
     def leaves(self) -> dict[str, tuple[str, float, bool]]:
         """Serial number (hex) to URI, expiry and whether it is revoked; those that have not expired."""
         return {

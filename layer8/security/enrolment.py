@@ -36,6 +36,8 @@ LARGEST_QUESTION = 16384  # bytes; a signing request has about 400
 LARGEST_ANSWER = 3 * LARGEST_LIST
 
 SEAL_SECONDS = 3600.0
+MOST_LEAVES = 256
+"""Of one identity at a time, by renewal: a member must not fill the authority's disk."""
 
 _RENEW = b"layer8 renew 1\0"
 _HERE = b"layer8 authority 1\0"
@@ -166,6 +168,8 @@ def renewed(authority: Authority, question: Renew, now: float) -> Issued:
     wanted, public = certificates.check_request(question.request)
     if wanted != member:
         raise CertificateError(what, f"{member} asks for {wanted}")
+    if authority.count(member) >= MOST_LEAVES:
+        raise CertificateError(what, f"{member} has {MOST_LEAVES} certificates already that have not expired")
     validity = before.not_valid_after_utc - before.not_valid_before_utc
     return authority.issue(member, public, now, max(1.0, validity.total_seconds() - BACKDATED_SECONDS))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import time
 from collections.abc import Callable
 
@@ -20,6 +21,7 @@ from layer8.vnic.connection import ConnectionLost
 
 _AGAIN_SECONDS = 60.0  # after a renewal has failed; less when there is less time
 _SOONEST_SECONDS = 1.0
+_JITTER = 0.2  # of the second half of the life
 
 _logger = logging.getLogger("layer8.vnic")
 
@@ -32,6 +34,7 @@ class Renewing:
     def __init__(self, provider: SecurityProvider) -> None:
         self._provider = provider
         self._not_before = -math.inf  # monotonic
+        self._jitter = random.uniform(0.0, _JITTER)
         self._said = ""
 
     def seconds(self, attachment: Attachment) -> float:
@@ -39,7 +42,9 @@ class Renewing:
         renew_at: float = getattr(self._provider, "renew_at", 0.0)
         if not renew_at:
             return math.inf
-        due = 0.0 if self._has_newer(attachment) else renew_at - time.time()
+        due = 0.0
+        if not self._has_newer(attachment):  # many with one identity do not all ask at the same moment
+            due = renew_at + self._jitter * (attachment.proved_until - renew_at) - time.time()
         return max(0.0, due, self._not_before - time.monotonic())
 
     def tend(self, attachment: Attachment, ask: Ask) -> None:

@@ -40,7 +40,9 @@ class Vnic:
 
     alias           a name that several Vnics may share; who sends to it reaches one of them. None: only the uuid
     vnet            name of the Vnet, or the path of its socket; the variable LAYER8_VNET stands in for it
-    security        the Security Provider: an object, "module:factory", or None for "same uid, checked by the kernel"
+    security        the Security Provider: an object, "local", "local:UID" (the Vnet of that user), "x509:DIRECTORY" (by
+                    certificate, with the identity there) or "module:factory"; None: what the variables LAYER8_SECURITY
+                    and LAYER8_IDENTITY say, else the same uid, checked by the kernel
     timeout         seconds that everything waits that waits for others, unless it is told otherwise; None: for ever
     attach_timeout  seconds to wait until a Vnet is there; 0 looks once
     ring_bytes      size of the receive ring, a power of two from 512 KiB (1 MiB by default); the segment has twice that

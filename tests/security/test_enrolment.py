@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Iterator
@@ -9,9 +10,12 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from layer8.errors import Layer8Error
 from layer8.protocol.statement import Role
-from layer8.security import certificates, enrolment_client, identity
+from layer8.security import certificates, enrolment, enrolment_client, identity
 from layer8.security.authority import Authority, JoinError, Token
 from layer8.security.certificates import CertificateError, Identity
 from layer8.security.enrolment import (
@@ -201,6 +205,37 @@ def test_no_token_stands_in_a_repr_or_an_error(authority: Authority) -> None:
     with pytest.raises(JoinError) as caught:
         Token.parse(token.text()[:-3])
     assert token.text()[20:40] not in str(caught.value)
+
+
+def test_a_member_does_not_fill_the_authority_with_certificates(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enrolment, "MOST_LEAVES", 3)
+    key = certificates.new_key()
+    issued = authority.issue(Identity(overlay="shop", role=Role.VNIC, name="web"), key.public_key(), NOW)
+    certificate = certificates.to_der(certificates.certificate_from_pem(issued.certificate))
+
+    def ask(overlay: str) -> Renew:
+        request = _request()
+        return Renew(request=request, certificate=certificate, signature=certificates.sign(key, _RENEW + request))
+
+    for _ in range(2):
+        _exchange(authority, Applicant(authority.trust(), ask))
+    with pytest.raises(EnrolmentRefused):
+        _exchange(authority, Applicant(authority.trust(), ask))
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.lists(st.binary(max_size=200), max_size=5), framed=st.booleans())
+def test_no_words_of_a_stranger_harm_either_side(authority: Authority, data: list[bytes], framed: bool) -> None:
+    registrar = _registrar(authority)
+    applicant = Applicant(authority.fingerprint, lambda overlay: Lists())
+    for piece in data:
+        said = len(piece).to_bytes(4, "big") + piece if framed else piece
+        assert b"given" not in registrar.receive(said, NOW)
+        with contextlib.suppress(ValueError, Layer8Error):
+            applicant.receive(said, BINDING, NOW)
+    assert applicant.answer is None
 
 
 # ── over sockets ───────────────────────────────────────────────────────────────────────────────────────────────────
