@@ -182,9 +182,42 @@ class Reach(msgspec.Struct, frozen=True, gc=False, tag_field="t", tag="reach", o
     addresses: tuple[str, ...] = ()
 
 
+class TrustNumbers(
+    msgspec.Struct, frozen=True, gc=False, tag_field="t", tag="trust-numbers", omit_defaults=True, kw_only=True
+):
+    """Which list of roots and which revocation list I have: of two, the higher number is the newer."""
+
+    roots: int
+    revocations: int
+
+
+class TrustPart(
+    msgspec.Struct, frozen=True, gc=False, tag_field="t", tag="trust-part", omit_defaults=True, kw_only=True
+):
+    """A piece of the two lists, as the authority has signed them; from 0, in order."""
+
+    number: int
+    last: bool
+    data: bytes
+
+
 Handshake = LinkHello | LinkProof | LinkReady | LinkStart | LinkRefused
+Trust = TrustNumbers | TrustPart
 Linked = (
-    Bye | Open | Have | Part | Delta | Digest | Repair | Fresh | Interest | Interests | Disinterest | Forgot | Reach
+    Bye
+    | Open
+    | Have
+    | Part
+    | Delta
+    | Digest
+    | Repair
+    | Fresh
+    | Interest
+    | Interests
+    | Disinterest
+    | Forgot
+    | Reach
+    | Trust
 )
 Message = Handshake | Linked
 

@@ -43,6 +43,8 @@ from layer8.protocol.link_messages import (
     Part,
     Reach,
     Repair,
+    TrustNumbers,
+    TrustPart,
     body,
     linked,
 )
@@ -154,7 +156,8 @@ class Links:
     """`plane`: the switch's side. `until_lost` and `dial` are for whoever dials. One thread: the loop's.
 
     `on_session(vnet, there)`: a session has come or gone. `on_state(vnet)`: its whole part of the directory has come.
-    `on_reach(addresses)`: where other Vnets are said to be.
+    `on_reach(addresses)`: where other Vnets are said to be. `on_up(adjacent)`: a connection stands.
+    `on_trust(adjacent, message)`: what it says of roots and revocations.
     """
 
     def __init__(self, vnet: Host, own: Callable[[], Self], plane: Plane, loop: asyncio.AbstractEventLoop) -> None:
@@ -169,6 +172,8 @@ class Links:
         self.on_session: Callable[[UUID, bool], None] = lambda vnet, there: None
         self.on_state: Callable[[UUID], None] = lambda vnet: None
         self.on_reach: Callable[[Sequence[str]], None] = lambda addresses: None
+        self.on_up: Callable[[Adjacent], None] = lambda adjacent: None
+        self.on_trust: Callable[[Adjacent, TrustNumbers | TrustPart], None] = lambda adjacent, message: None
         self._handshakes = Workers(f"dial-{config.name}", 2, loop)
         self._complaints = Complaints(_log, loop)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -398,6 +403,7 @@ class Links:
         _log.info("link with Vnet %s is up (%s %s)", _name(adjacent), how, connection.address)
         self._live(adjacent)
         self._plane.ready(adjacent)
+        self.on_up(adjacent)
         if self._is_open:
             adjacent.say(Open())
 
@@ -501,6 +507,8 @@ class Links:
             case Open():
                 if adjacent.connection is not None:
                     self._chain(adjacent, self._let_out, adjacent, adjacent.connection)
+            case TrustNumbers() | TrustPart():
+                self.on_trust(adjacent, message)
             case Reach(addresses=addresses):
                 self.on_reach(addresses)
             case Bye(code=code, text=text):
@@ -571,6 +579,12 @@ class Links:
             if adjacent.connection is not None:
                 self._disconnect(adjacent.connection, reason, body(Bye(code=code, text=reason)))
             self._carry_out(self.sessions.give_up(vnet, reason))
+
+    def cut(self, vnet: UUID, reason: str) -> None:
+        """Ends the present connection; the session goes on with the next one."""
+        adjacent = self.adjacent.get(vnet)
+        if adjacent is not None and adjacent.connection is not None:
+            self._disconnect(adjacent.connection, reason)
 
     async def close(self) -> None:
         """Says that this Vnet stops, and ends everything. Safe twice."""

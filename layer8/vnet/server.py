@@ -48,6 +48,7 @@ from layer8.vnet.refusal import Refusal
 from layer8.vnet.returning import LONGEST_SECONDS, Returning
 from layer8.vnet.roster import Entry, Roster
 from layer8.vnet.session import Administration, Session
+from layer8.vnet.spreading import Spreading
 from layer8.vnet.status import PortStatus
 from layer8.vnet.status_board import StatusBoard
 from layer8.vnet.switch_thread import SwitchThread
@@ -114,7 +115,8 @@ class Vnet:
         )
         self.handle = self._requests.handle
         self.enrolling = Enrolling(config, provider.audit)
-        self.network = Network(self, known, loop)
+        self.network: Network = Network(self, known, loop)
+        self.spreading = Spreading(self, self.network.links, self.guard, loop)
         self.failed: asyncio.Future[int] = loop.create_future()
         self._loop = loop
         self._complaints = Complaints(_log, loop)
@@ -294,6 +296,7 @@ class Vnet:
         self.place.stop_listening()
         self.network.stop_listening()
         self.enrolling.close()
+        self.spreading.close()
         if self._status is not None:
             self._status.event("stopping")
             self._status.tick("stopping")
