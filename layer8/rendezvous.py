@@ -164,7 +164,9 @@ def check_socket(path: Path, trusted: tuple[int, ...] | None = ()) -> int:
     if not stat.S_ISSOCK(found.st_mode):
         raise OSError(errno.ENOTSOCK, "this is not a socket", str(path))
     if trusted is not None and found.st_uid not in owners:
-        raise PermissionError(errno.EPERM, f"this socket belongs to uid {found.st_uid}; not asked", str(path))
+        who = found.st_uid
+        hint = f'this socket belongs to uid {who}; not asked (security="local:{who}" trusts that user)'
+        raise PermissionError(errno.EPERM, hint, str(path))
     _check_parent(path)
     return found.st_uid
 

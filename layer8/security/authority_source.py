@@ -23,6 +23,9 @@ class Source(Protocol):
     def newer_lists(self, held: Credentials) -> Lists | None:
         """The list of roots and the revocation list, or None when there is nothing new. Raises Layer8Error."""
 
+    def again(self) -> None:
+        """What `newer_lists` gave last could not be put to use: it shall give it again."""
+
     def renew(self, question: Renew, held: Credentials, now: float) -> Given:
         """What was asked proves itself: it may be another's. `held`: our own. Raises Layer8Error."""
 
@@ -42,6 +45,9 @@ class DirectorySource:
         self._seen = seen
         return lists
 
+    def again(self) -> None:
+        self._seen = None
+
     def renew(self, question: Renew, held: Credentials, now: float) -> Given:
         issued = renewed(self._authority, question, now)
         return Given(certificate=issued.certificate, trust=issued.trust, revoked=issued.revoked)
@@ -59,6 +65,9 @@ class RemoteSource:
             return None
         self._next = time.monotonic() + ASK_SECONDS
         return enrolment_client.fetch_lists(held, self._address)
+
+    def again(self) -> None:
+        pass  # it asks every few seconds
 
     def renew(self, question: Renew, held: Credentials, now: float) -> Given:
         return enrolment_client.pass_on(question, held.trust, self._address)

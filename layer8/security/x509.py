@@ -171,7 +171,7 @@ class X509Provider:
         return take_back
 
     def audit(self, event: AuditEvent) -> None:
-        _logger.log(logging.DEBUG if event.allowed else logging.INFO, "%s", event)
+        _logger.debug("%s", event)  # the Vnet has logged it, folded: strangers must not fill the log
 
     def tls(self, role: TlsRole) -> ssl.SSLContext:
         held = self._fresh()
@@ -316,6 +316,9 @@ class X509Provider:
             if found is not None and identity.refresh(self._state, *found, self._clock()):
                 with self._lock:
                     self._credentials = self._load()
+        except Exception:
+            source.again()
+            raise
         finally:
             self._renew_if_due(source)
 

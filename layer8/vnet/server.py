@@ -422,6 +422,7 @@ class Vnet:
 
     def _turn_away(self, connection: socket.socket, text: str) -> None:
         self._complaints.warn("turned away", "Vnet %s turned a connection away: %s", self.config.name, text)
+        self.guard.audit("refuse", action=Action.ATTACH, allowed=False, reason=text)
         turn_away(connection, text)
 
     def _cannot_accept(self, listener: socket.socket, error: OSError) -> None:

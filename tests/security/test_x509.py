@@ -14,7 +14,7 @@ import pytest
 from layer8.protocol.statement import Channel, Principal, Purpose, Role, Statement
 from layer8.security import Action, Resource, TlsRole, certificates, identity
 from layer8.security.authority import Authority
-from layer8.security.certificates import CertificateError, Identity
+from layer8.security.certificates import CertificateError, Identity, Trust
 from layer8.security.files import StateError
 from layer8.security.provider import ResourceKind
 from layer8.security.x509 import X509Provider
@@ -293,3 +293,18 @@ def test_no_key_log_is_written(world: World, tmp_path: Path, monkeypatch: pytest
     for end in shake(vnet.tls(TlsRole.LINK), far.tls(TlsRole.DIAL)):
         end.close()
     assert not (tmp_path / "keys").exists()
+
+
+def test_lists_that_could_not_be_written_are_written_later(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = world.provider(Role.VNET, "host", renews=True)
+    world.authority.rotate(NOW)
+    with monkeypatch.context() as patch:
+        patch.setattr(identity, "refresh", _full)
+        with pytest.raises(OSError, match="no space"):
+            provider.reload()
+    provider.reload()
+    assert len(Trust.decode(provider.lists()[0]).roots) == 2
+
+
+def _full(*arguments: object) -> bool:
+    raise OSError("no space left on device")

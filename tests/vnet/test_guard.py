@@ -272,6 +272,35 @@ def test_forbidden_and_absent_look_alike_to_who_may_not_know(world: World) -> No
     assert said[2] == said[3]
 
 
+def test_every_refusal_is_one_line_and_stands_in_the_audit_log(world: World, tmp_path: Path) -> None:
+    world.start(deny("web", "attach", "overlay shop") + deny("clerk", "send", "*").removeprefix(ALL))
+    others = make_overlay(tmp_path / "others", "shop")
+    said: list[str] = []
+    vnet = str(world.vnet.socket)
+    store = world.vnic("store", "store")
+    clerk = world.vnic("clerk")
+    for attempt in (
+        lambda: Vnic(vnet=vnet, security="local"),  # another provider
+        lambda: Vnic(vnet=vnet, security=f"x509:{others.vnic('web')}"),  # another overlay of the same name
+        lambda: Vnic(vnet=vnet, security=f"x509:{world.overlay.vnic('web')}"),  # denied
+        lambda: clerk.send("store", b"x"),
+        lambda: clerk.send(store.uuid, b"x"),
+    ):
+        with pytest.raises(Layer8Error) as caught:
+            attempt()
+        said.append(str(caught.value))
+    assert [text for text in said if "\n" in text or not text] == []
+    assert not any("rule" in text or str(world.policy) in text for text in said)  # why, is for the log
+
+    def complete() -> bool:
+        reasons = " ".join(str(line) for line in world.audited("refuse"))
+        return all(
+            part in reasons for part in ("another Security Provider", "deny rule 1", "deny rule 2", "vnic/clerk")
+        )
+
+    until(complete, "all of them are on record")
+
+
 # ── who is believed ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
