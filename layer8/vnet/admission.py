@@ -39,6 +39,18 @@ _SEGMENT_OVERHEAD = 0x8000  # of a segment, in front of its rings
 _RESUME_BYTES = 32
 
 
+class Far(Protocol):
+    """The carrier of a Vnic on another host."""
+
+    seen: Channel
+
+    def attached(self) -> None:
+        """It is let in: what is its mirror is its port's from now on. Raises OSError."""
+
+    def is_cut(self) -> bool:
+        """Whether it has no connection now, and is waited for."""
+
+
 class Newcomer:
     """Who passed. Owns `stream`, `process`, `port` and what the account of `owner` was charged: `size` bytes."""
 
@@ -53,8 +65,9 @@ class Newcomer:
         size: int,
         seen: Channel,
         digest: bytes,
+        far: Far | None = None,
     ) -> None:
-        """`seen`, `digest`: for a later proof on this connection."""
+        """`seen`, `digest`: for a later proof on this connection. `far`: its carrier, if it is on another host."""
         self.stream = stream
         self.process = process
         self.owner = owner
@@ -67,15 +80,7 @@ class Newcomer:
         self.adopted = port is not None and attach.adopt
         self.seen = seen
         self.digest = digest
-
-
-class Far(Protocol):
-    """The carrier of a Vnic on another host."""
-
-    seen: Channel
-
-    def attached(self) -> None:
-        """It is let in: what is its mirror is its port's from now on. Raises OSError."""
+        self.far = far
 
 
 class Desk(Protocol):
@@ -238,8 +243,9 @@ class Admission:
         self._stream.decoder.limit = CONTROL_BYTES
         self._stream.send(self._accepted(attach, port), _descriptors(port))
         if self._stream.is_open:
+            seen, digest = self._seen, self._machine.digest
             newcomer = Newcomer(
-                self._stream, self._process, self.owner, attach, principal, port, size, self._seen, self._machine.digest
+                self._stream, self._process, self.owner, attach, principal, port, size, seen, digest, self._far
             )
             desk.admitted(newcomer)
             return newcomer

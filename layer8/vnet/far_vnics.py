@@ -110,6 +110,10 @@ class FarSession:
             path.replace(self._vnics.host.roster.mirror(self._segment.uuid))
         self._vnics.settled(self)
 
+    def is_cut(self) -> bool:
+        """Whether it has no connection now, and is waited for."""
+        return self.traffic.bound and self.pump is None
+
     # ── Side: what the pump asks for ──────────────────────────────────────────────────────────────────────────────
 
     def descriptors_came(self, descriptors: Sequence[int]) -> AnyMessage:

@@ -97,7 +97,9 @@ class HealthDesk:
 
     def joined(self, session: Session) -> None:
         assert session.port is not None
-        self.statistics.add(session.port, session.pid, session.newcomer.program)
+        newcomer = session.newcomer
+        is_cut = None if newcomer.far is None else newcomer.far.is_cut
+        self.statistics.add(session.port, session.pid, newcomer.program, is_cut)
         self.changed(session)
         self._rounds.wake()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from uuid import UUID
 
 from layer8.dataplane import PortCounters
@@ -44,6 +44,7 @@ class _Seen:
     given: int = 0  # bytes that had been delivered to it, records' headers included
     fill: int = 0
     idle_from: float | None = None  # monotonic: it reads nothing, and its senders wait
+    is_cut: Callable[[], bool] | None = None  # of a far Vnic: whether its connection is
 
 
 class Statistics:
@@ -58,10 +59,11 @@ class Statistics:
         self._seen: dict[int, _Seen] = {}  # by number of port
         self._reading = asyncio.Lock()
 
-    def add(self, port: BoardPort, pid: int, program: str = "") -> None:
-        """A port of the process `pid` (0: of another namespace) is there from now on."""
+    def add(self, port: BoardPort, pid: int, program: str = "", is_cut: Callable[[], bool] | None = None) -> None:
+        """A port of the process `pid` (0: of another namespace, or host) is there from now on. `is_cut`: of a far Vnic,
+        whether its connection is."""
         now = time.time()
-        self._seen[port.number] = _Seen(started=now, since=now, heard=now, program=program)
+        self._seen[port.number] = _Seen(started=now, since=now, heard=now, program=program, is_cut=is_cut)
         self.watch(pid)
 
     def remove(self, port: BoardPort, pid: int) -> None:
@@ -125,6 +127,8 @@ class Statistics:
         seen = self._seen[port.number]
         if figures.state is State.STOPPED:
             return State.STOPPED, figures.reason
+        if seen.is_cut is not None and seen.is_cut():
+            return State.SUSPECT, "its connection is cut"
         if seen.idle_from is not None and now - seen.idle_from >= self._patience:
             return State.SUSPECT, "it does not read its messages"
         return State.UP, "draining" if port.state is PortState.DRAINING else ""

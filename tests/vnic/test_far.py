@@ -156,6 +156,26 @@ def test_a_connection_that_falls_silent_is_replaced(make_far: MakeFar) -> None:
     assert away.receive(PATIENCE).payload == b"back"
 
 
+def test_a_vnic_whose_connection_is_cut_is_suspect_for_others(make_far: MakeFar) -> None:
+    far = make_far(far_patience=60.0, look_interval=0.1)
+    proxy = far.proxy()
+    near = far.near("near")
+    away = far.far("away", proxy.address)
+
+    def state() -> str:
+        (record,) = near.health(alias="away")
+        return f"{record.state} {record.reason}"
+
+    assert state() == "UP "
+    proxy.refusing = True
+    proxy.cut()
+    until(lambda: state() == "SUSPECT its connection is cut", "others see that it is cut")
+    proxy.refusing = False
+    until(lambda: state() == "UP ", "and that it is back")
+    near.send("away", b"x")
+    assert away.receive(PATIENCE).payload == b"x"
+
+
 def test_who_stays_away_too_long_has_lost_its_port_and_hears_what_became_of_its_messages(make_far: MakeFar) -> None:
     far = make_far(far_alive=0.2, far_patience=1.0)
     proxy = far.proxy()
