@@ -48,6 +48,7 @@ class VnetConfig:
     listen: tuple[str, ...] = ()  # "host:port", where other hosts reach this Vnet by TLS; nowhere by default
     advertise: tuple[str, ...] = ()  # where others shall dial, if `listen` does not say it
     peers: tuple[str, ...] = ()  # "host:port" of other Vnets; a name counts with all its addresses, again and again
+    beacons: tuple[str, ...] = ()  # "group:port" of multicast groups on the LAN, where Vnets find each other
     host: str = ""  # the name of this host in health records; by default what the system says
     security: str = "local"  # this and what follows: see layer8.vnet.security_keys
     identity: Path | None = None
@@ -111,7 +112,7 @@ class Config:
     log_level: str = "info"
 
 
-_ADDRESSES = ("listen", "advertise", "peers")
+_ADDRESSES = ("listen", "advertise", "peers", "beacons")
 
 # Smallest and largest value of each number.
 _RANGES: Mapping[str, tuple[float, float]] = {

@@ -620,11 +620,13 @@ class Links:
 async def connect(host: str, port: int, loop: asyncio.AbstractEventLoop) -> socket.socket:
     """A TCP connection to a numeric address. Raises OSError or TimeoutError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    name, _, scope = host.partition("%")
+    place = (name, port, 0, int(scope)) if scope.isdecimal() else (host, port)
     plain = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         async with asyncio.timeout(CONNECT_SECONDS):
-            await loop.sock_connect(plain, (host, port))
+            await loop.sock_connect(plain, place)
     except BaseException:
         plain.close()
         raise

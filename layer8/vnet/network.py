@@ -23,6 +23,7 @@ from layer8.rendezvous import split_address
 from layer8.vnet import far_vnics
 from layer8.vnet import links as links_module
 from layer8.vnet.acquaintances import Acquaintances
+from layer8.vnet.beacons import Beacons
 from layer8.vnet.dialling import Dialling
 from layer8.vnet.discovery import Names, mentioned
 from layer8.vnet.far import Far
@@ -61,6 +62,7 @@ class Network:
         self.links = Links(vnet, self._own, self.far, loop)
         self.dialling = Dialling(self.links, loop)
         self._names: Names | None = None
+        self._beacons: Beacons | None = None
         self._fresh_at = float("-inf")
         self._closed = False
         self.port.mount(ALPN_LINK, self.links.accept)
@@ -76,8 +78,16 @@ class Network:
 
     def open(self) -> None:
         """Raises OSError, and then holds nothing."""
-        if self._vnet.config.listen:
-            self.port.open(self._vnet.config.listen)
+        config = self._vnet.config
+        if config.listen:
+            self.port.open(config.listen)
+        if config.beacons and not config.listen:
+            raise OSError("`beacons` say where this Vnet listens: it needs `listen`")
+        if config.beacons:
+            port = self.port.addresses[0][1]
+            knows, hint = self.links.sessions.is_live, self.dialling.hint
+            self._beacons = Beacons(self._vnet, config.beacons, port=port, knows=knows, hint=hint, loop=self._loop)
+            self._beacons.open()
 
     def start(self) -> None:
         """When the Vnet is complete: looks for others."""
@@ -167,6 +177,8 @@ class Network:
 
     def stop_listening(self) -> None:
         """The Vnet stops. Safe twice."""
+        if self._beacons is not None:
+            self._beacons.close()
         self.port.close()
 
     async def close(self, *, forget: bool = False) -> None:
