@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from layer8.cli.output import count_text, duration_text, health_table, make_table, record_fields, size_text
+from layer8.cli.output import count_text, duration_text, health_table, links_table, make_table, record_fields, size_text
 from layer8.demo.show import Outcome
 
 
@@ -28,6 +28,8 @@ def print_report(console: Console, outcome: Outcome) -> None:
     console.print(f"requests: {requests['callers']} callers at once, round trip {trips}")
     console.print()
     console.print(health_table(outcome.health))
+    if outcome.hosts:
+        _print_links(console, outcome)
     console.print()
     for check in outcome.checks:
         mark, style = ("ok  ", "green") if check.ok else ("FAIL", "bold red")
@@ -40,11 +42,26 @@ def print_report(console: Console, outcome: Outcome) -> None:
     console.print(f"{verdict}; {outcome.seconds:.1f} s", style="bold green" if not failed else "bold red")
 
 
+def _print_links(console: Console, outcome: Outcome) -> None:
+    """Which records crossed a link, and how many did not have to."""
+    console.print()
+    console.print(f"hosts: {outcome.hosts}")
+    links = links_table(outcome.health)
+    if links is not None:
+        console.print(links)
+    crossed = sum(link.messages_out for record in outcome.health for link in record.links)
+    delivered = sum(record.messages_out for record in outcome.health if record.kind == "vnic")
+    console.print(
+        f"{crossed:,} records crossed a link; {delivered:,} messages were delivered, the others on their host"
+    )
+
+
 def report_fields(outcome: Outcome) -> dict[str, object]:
     """The same for a program: one object."""
     return {
         "ok": outcome.ok,
         "seconds": outcome.seconds,
+        "hosts": outcome.hosts,
         "metrics": outcome.metrics,
         "library": outcome.library,
         "requests": outcome.requests,

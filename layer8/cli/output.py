@@ -57,27 +57,18 @@ def record_fields(record: HealthRecord) -> dict[str, object]:
 
 
 def health_table(records: Iterable[HealthRecord]) -> Table:
-    """Who is there, how it is, and what went through: by kind and alias."""
+    """Who is there, how it is, and what went through: by kind and alias; with the host where there are several."""
     records = sorted(records, key=lambda record: (record.kind, record.alias is None, record.alias or "", record.uuid))
+    hosts = len({record.host for record in records}) > 1
+    columns = ["ALIAS", "UUID", *(["HOST"] if hosts else []), "KIND", ">PID", "STATE"]
+    figures = [">SENT", ">BYTES", ">RECEIVED", ">BYTES", ">CPU%", ">MEMORY", ">FILL%"]
     return make_table(
-        [
-            "ALIAS",
-            "UUID",
-            "KIND",
-            ">PID",
-            "STATE",
-            ">SENT",
-            ">BYTES",
-            ">RECEIVED",
-            ">BYTES",
-            ">CPU%",
-            ">MEMORY",
-            ">FILL%",
-        ],
+        columns + figures,
         (
             [
                 record.alias or "-",
                 str(record.uuid),
+                *([record.host] if hosts else []),
                 record.kind,
                 str(record.pid or "-"),
                 str(record.state),
@@ -92,6 +83,17 @@ def health_table(records: Iterable[HealthRecord]) -> Table:
             for record in records
         ),
     )
+
+
+def links_table(records: Iterable[HealthRecord]) -> Table | None:
+    """The links between Vnets, each as its Vnet sees it; None where there is none."""
+    rows = [
+        [record.host, link.host, link.address, str(link.state), f"{link.messages_out:,}", size_text(link.bytes_out)]
+        for record in records
+        for link in record.links
+    ]
+    columns = ["FROM", "TO", "ADDRESS", "STATE", ">RECORDS", ">BYTES"]
+    return make_table(columns, sorted(rows)) if rows else None
 
 
 _CONTROL_CHARACTERS = {

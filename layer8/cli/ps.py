@@ -5,7 +5,15 @@ from __future__ import annotations
 import click
 
 from layer8.cli.context import Settings, pass_settings
-from layer8.cli.output import health_table, make_console, make_table, print_json, record_fields, size_text
+from layer8.cli.output import (
+    health_table,
+    links_table,
+    make_console,
+    make_table,
+    print_json,
+    record_fields,
+    size_text,
+)
 from layer8.health_record import State
 from layer8.vnic.control import ControlClient
 
@@ -25,7 +33,12 @@ def command(settings: Settings, everybody: bool, principals: bool) -> None:
         for record in records:
             print_json(record_fields(record))
     else:
-        make_console().print(health_table(records))
+        console = make_console()
+        console.print(health_table(records))
+        links = links_table(records)
+        if links is not None:
+            console.print()
+            console.print(links)
 
 
 def _principals(settings: Settings) -> None:

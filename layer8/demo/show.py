@@ -6,11 +6,12 @@ import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 from layer8.demo import answers, library
+from layer8.demo.hosts import NAMES
 from layer8.demo.stage import Stage
 from layer8.health_record import HealthRecord
-from layer8.vnic.control import ControlClient
 
 SUBSCRIBERS = 2
 CALLERS = 4
@@ -37,6 +38,7 @@ class Outcome:
     metrics: dict[str, Any] = dataclasses.field(default_factory=dict)
     library: dict[str, Any] = dataclasses.field(default_factory=dict)
     requests: dict[str, Any] = dataclasses.field(default_factory=dict)
+    hosts: str = ""  # what they are, where there are several
     health: tuple[HealthRecord, ...] = ()
     checks: list[Check] = dataclasses.field(default_factory=list)
     seconds: float = 0.0
@@ -49,12 +51,15 @@ class Outcome:
         self.checks.append(Check(what=what, expected=expected, found=found))
 
 
-def play(tell: Callable[[str], None]) -> Outcome:
-    """Plays all of it. `tell` is given a line at each step. Raises PartFailed when a process lets the others down."""
+def play(tell: Callable[[str], None], hosts: int = 1) -> Outcome:
+    """Plays all of it, on so many hosts. `tell` is given a line at each step.
+
+    Raises PartFailed when a process lets the others down."""
     outcome = Outcome()
     begun = time.monotonic()
-    tell("starting a Vnet")
-    with Stage() as stage:
+    tell("starting a Vnet" if hosts == 1 else f"starting {hosts} Vnets")
+    with Stage(hosts) as stage:
+        outcome.hosts = stage.hosts_kind
         _play(stage, outcome, tell)
     outcome.check("processes and files left behind", [], stage.leftovers())
     outcome.seconds = time.monotonic() - begun
@@ -65,16 +70,21 @@ def _play(stage: Stage, outcome: Outcome, tell: Callable[[str], None]) -> None:
     source = library.source_directory()
     tell(f"starting {4 + SUBSCRIBERS + CALLERS} processes")
     publisher = stage.start("metrics.publish", "demo-metrics")
-    subscribers = [stage.start("metrics.subscribe", f"demo-subscriber-{n}") for n in range(1, SUBSCRIBERS + 1)]
-    store = stage.start("library.store", library.STORE, directory=str(stage.directory))
-    answering = stage.start("answers.answer", answers.ANSWERS)
+    subscribers = [
+        stage.start("metrics.subscribe", f"demo-subscriber-{n}", host=n - 1) for n in range(1, SUBSCRIBERS + 1)
+    ]
+    store = stage.start("library.store", library.STORE, host=2, directory=str(stage.directory))
+    answering = stage.start("answers.answer", answers.ANSWERS, host=1)
     sender = stage.start("library.send", "demo-sender", source=str(source))
     callers = [
-        stage.start("answers.call", f"demo-caller-{n}", source=str(source), requests=REQUESTS_PER_CALLER, seed=n)
+        stage.start(
+            "answers.call", f"demo-caller-{n}", host=n - 1, source=str(source), requests=REQUESTS_PER_CALLER, seed=n
+        )
         for n in range(1, CALLERS + 1)
     ]
     for actor in (publisher, *subscribers, store, answering, sender, *callers):
         actor.expect("ready")
+    stage.until_all_see(4 + SUBSCRIBERS + CALLERS, SUBSCRIBERS)
 
     tell("publishing live metrics of this host")
     publisher.tell("go")
@@ -89,8 +99,7 @@ def _play(stage: Stage, outcome: Outcome, tell: Callable[[str], None]) -> None:
     published = publisher.expect("result")
     heard = [subscriber.expect("result") for subscriber in subscribers]
 
-    with ControlClient(str(stage.vnet.socket)) as client:
-        outcome.health = client.health()
+    outcome.health = _health(stage)
     tell("stopping")
     statuses = stage.stop()
     answered = answering.expect("result")
@@ -105,6 +114,16 @@ def _play(stage: Stage, outcome: Outcome, tell: Callable[[str], None]) -> None:
     outcome.check("files in the store", len(expected), len(found))
     outcome.check("files that are not the same in both", [], library.differences(expected, found))
     outcome.check("processes that ended in disorder", [], [alias for alias, status in statuses if status != 0])
+
+
+def _health(stage: Stage) -> tuple[HealthRecord, ...]:
+    """Everybody, each as the Vnet of its own host sees it: that has the latest figures."""
+    found: dict[UUID, HealthRecord] = {}
+    for host in range(len(stage.vnets)):
+        with stage.client(host) as client:
+            name = {} if len(stage.vnets) == 1 else {"host": NAMES[host]}
+            found |= {record.uuid: record for record in client.health(**name)}
+    return tuple(found[uuid] for uuid in sorted(found))
 
 
 def _judge_metrics(outcome: Outcome, published: dict[str, Any], heard: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Where the demo plays: one private directory, one Vnet, one process a part. Leaving it ends and removes them all."""
+"""Where the demo plays: one directory, a Vnet a host, one process a part. Leaving it ends and removes them all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from layer8.testing import RunningVnet, running_vnet
+from layer8.demo.hosts import NAMES, Hosts
+from layer8.testing import Overlay, RunningVnet, make_overlay, running_vnet
+from layer8.vnet.status import StatusReader
+from layer8.vnic.control import ControlClient
 
 PATIENCE = 60.0
 """Seconds that a process may stay silent when the stage waits for it: a watchdog, not a limit on its work."""
@@ -112,10 +115,14 @@ class Actor:
 class Stage:
     """The Vnet, the directory and the processes. `directory`: for whatever the parts store."""
 
-    def __init__(self) -> None:
+    def __init__(self, hosts: int = 1) -> None:
+        """`hosts`: how many Vnets, each on a host of its own as far as that can be."""
+        self._count = hosts
         self._root: Path | None = None
         self._actors: list[Actor] = []
-        self._vnet: RunningVnet | None = None
+        self._hosts: Hosts | None = None
+        self._overlay: Overlay | None = None
+        self.vnets: list[RunningVnet] = []
         self._pids: list[int] = []
 
     def __enter__(self) -> Self:
@@ -123,8 +130,11 @@ class Stage:
             with _undisturbed():
                 self._root = Path(tempfile.mkdtemp(prefix="layer8-demo-"))
             self.directory.mkdir()
-            self._vnet = running_vnet()
-            self._pids.append(self._vnet.pid or 0)
+            if self._count == 1:
+                self.vnets.append(running_vnet())
+            else:
+                self._start_several()
+            self._pids += [vnet.pid or 0 for vnet in self.vnets]
         except BaseException:
             self.close()
             raise
@@ -141,15 +151,52 @@ class Stage:
         return self._root / "store"
 
     @property
-    def vnet(self) -> RunningVnet:
-        assert self._vnet is not None, "the stage is not open"
-        return self._vnet
+    def hosts_kind(self) -> str:
+        """What the hosts are; empty where there is one."""
+        return self._hosts.kind if self._hosts is not None else ""
 
-    def start(self, role: str, alias: str, **settings: Any) -> Actor:
-        """A process of its own for one part."""
-        actor = Actor(
-            role, alias, settings, self._environ(), self.directory.with_name(f"{alias}.{len(self._actors)}.log")
-        )
+    def client(self, host: int) -> ControlClient:
+        """Asks the Vnet of this host; whoever makes it closes it."""
+        return ControlClient(str(self.vnets[host].socket), security=self._security(), attach_timeout=PATIENCE)
+
+    def _security(self) -> str:
+        return f"x509:{self._overlay.vnic('demo')}" if self._overlay is not None else "local"
+
+    def _start_several(self) -> None:
+        assert self._root is not None
+        self._hosts = Hosts(self._count)
+        self._overlay = make_overlay(self._root, "demo")
+        reach: list[str] = []
+        for name, listen, launcher in zip(NAMES, self._hosts.listen, self._hosts.launcher, strict=False):
+            config = {
+                "security": "x509",
+                "identity": self._overlay.vnet(name),
+                "host": name,
+                "listen": listen,
+                "peers": list(reach),
+            }
+            vnet = running_vnet(config=config, launcher=launcher)
+            self.vnets.append(vnet)
+            with StatusReader(vnet.socket) as reader:
+                reach += reader.snapshot().listen
+
+    def until_all_see(self, vnics: int, topics: int) -> None:
+        """Until every Vnet knows so many Vnics, and so many subscriptions of theirs. Raises PartFailed."""
+        deadline = time.monotonic() + PATIENCE
+        for host in range(len(self.vnets)):
+            with self.client(host) as client:
+                while True:
+                    found = client.health(kind="vnic", state="UP")
+                    if len(found) == vnics and sum(len(record.topics) for record in found) == topics:
+                        break
+                    if time.monotonic() > deadline:
+                        raise PartFailed(NAMES[host], "does not see everybody", self.vnets[host].log)
+                    time.sleep(0.02)
+
+    def start(self, role: str, alias: str, host: int = 0, **settings: Any) -> Actor:
+        """A process of its own for one part, on this host (as often as there are hosts, then from the first again)."""
+        log = self.directory.with_name(f"{alias}.{len(self._actors)}.log")
+        actor = Actor(role, alias, settings, self._environ(host % len(self.vnets)), log)
         self._actors.append(actor)
         self._pids.append(actor.pid)
         return actor
@@ -166,8 +213,10 @@ class Stage:
         try:
             for actor in self._actors:
                 actor.close()
-            if self._vnet is not None:
-                self._vnet.close()
+            for vnet in self.vnets:
+                vnet.close()
+            if self._hosts is not None:
+                self._hosts.close()
             if self._root is not None:
                 shutil.rmtree(self._root, ignore_errors=True)
         finally:
@@ -176,14 +225,15 @@ class Stage:
 
     def leftovers(self) -> list[str]:
         """What is still there after `close`: nothing, if all is well."""
-        found = [str(path) for path in (self.directory.parent, self.vnet.directory, self.vnet.socket) if path.exists()]
+        paths = [self.directory.parent, *(path for vnet in self.vnets for path in (vnet.directory, vnet.socket))]
+        found = [str(path) for path in paths if path.exists()]
         found += [f"process {pid}" for pid in self._pids if _lives(pid)]
         return found
 
-    def _environ(self) -> dict[str, str]:
-        """Of the processes: the Vnet of this stage, and modules from where we have ours."""
+    def _environ(self, host: int) -> dict[str, str]:
+        """Of the processes: the Vnet of their host, and modules from where we have ours."""
         search = os.pathsep.join(path or os.getcwd() for path in sys.path)
-        return {**self.vnet.environ, "PYTHONPATH": search}
+        return {**self.vnets[host].environ, "PYTHONPATH": search, "LAYER8_SECURITY": self._security()}
 
 
 @contextlib.contextmanager

@@ -497,6 +497,8 @@ class Vnet:
     # ── Hall: what a session needs ────────────────────────────────────────────────────────────────────────────────
 
     async def refresh(self, alias: str | None = None, uuid: UUID | None = None) -> None:
+        if alias is None and uuid is None:
+            self.network.want_fresh()
         await self.health.refresh(alias, uuid)
 
     def changed(self, session: Session) -> None:

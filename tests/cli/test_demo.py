@@ -29,9 +29,9 @@ class Demo:
             "LAYER8_TEST_DEMO": str(directory),
         }
 
-    def start(self, *arguments: str, cwd: Path | None = None) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str, options: tuple[str, ...] = (), cwd: Path | None = None) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            [sys.executable, "-P", "-m", "layer8.cli", *arguments, "demo"],
+            [sys.executable, "-P", "-m", "layer8.cli", *arguments, "demo", *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=self.environ,
@@ -84,6 +84,23 @@ def test_it_reads_well_without_a_terminal(demo: Demo) -> None:
     assert "every count and digest agrees" in text
     for word in ("host metrics", "standard library", "requests", "p99", "demo-store"):
         assert word in text
+
+
+@pytest.mark.timeout(240)
+def test_three_hosts_play_it_too_and_only_what_must_crosses_a_link(demo: Demo) -> None:
+    process = demo.start("--json", options=("--hosts", "3"))
+    output, errors = process.communicate(timeout=2 * PATIENCE)
+    assert (process.returncode, errors) == (0, b"")
+    report = json.loads(output)
+    assert report["ok"]
+    assert report["hosts"]
+    vnets = {record["host"]: record for record in report["health"] if record["kind"] == "vnet"}
+    assert set(vnets) == {"one", "two", "three"}
+    crossed = {(name, link["host"]): link["messages_out"] for name, vnet in vnets.items() for link in vnet["links"]}
+    assert len(crossed) == 6
+    assert crossed["one", "three"] >= report["library"]["messages"]  # the store is there
+    assert crossed["three", "one"] == 1  # its one answer; the metrics have no subscriber there
+    assert demo.leftovers() == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
