@@ -277,6 +277,17 @@ def test_the_headless_service_selects_the_pods_of_the_daemon_set() -> None:
     assert service["spec"]["selector"].items() <= labels.items()
 
 
+def test_the_vnets_of_a_cluster_find_each_other_by_the_headless_service() -> None:
+    import tomllib
+
+    items = documents(DEPLOY / "kubernetes" / "vnet.yaml")
+    (settings,) = [item for item in items if item["kind"] == "ConfigMap"]
+    (service,) = [item for item in items if item["kind"] == "Service"]
+    (vnet,) = config.parse(tomllib.loads(settings["data"]["vnets.toml"])).vnets
+    name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
+    assert vnet.peers == (f"{name}.{namespace}.svc:{service['spec']['ports'][0]['port']}",)
+
+
 def test_joining_is_a_command_that_there_is(tmp_path: Path) -> None:
     (join,) = [item for item in daemon_set()["spec"]["template"]["spec"]["initContainers"] if item["name"] == "join"]
     (script,) = join["args"]
