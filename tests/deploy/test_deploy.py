@@ -235,7 +235,8 @@ def test_the_services_of_the_compose_file_fit_together() -> None:
     assert any(volume.startswith("runtime:/run/layer8") for volume in services["worker"]["volumes"])
     assert not any("/run/layer8" in volume for volume in services["visitor"]["volumes"])
     assert services["visitor"]["environment"]["LAYER8_VNET"] == "tls://vnet:8808"
-    assert set(compose["volumes"]) == {"runtime"}
+    (user,) = re.findall(r"useradd --system --uid (\d+)", (DEPLOY / "Dockerfile").read_text())
+    assert compose["volumes"]["runtime"]["driver_opts"]["o"].startswith(f"uid={user},gid={user},")
 
 
 # ── Kubernetes ─────────────────────────────────────────────────────────────────────────────────────────────────────
