@@ -36,6 +36,8 @@ COMMANDS = {
     "reply": "Answer requests.",
     "wait": "Wait until somebody is there.",
     "health": "Show health records.",
+    "bench": "Measure round trips and rates on this host.",
+    "doctor": "Look for what on this host would hurt, and say what to do.",
     "security": "Identities, their authority, and the policy.",
 }
 

@@ -15,7 +15,7 @@ from layer8.vnic.async_request import AsyncRequest
 from layer8.vnic.loop import LoopPresence
 from layer8.vnic.loop_inbox import LoopDispatcher, LoopInbox
 from layer8.vnic.queues import Queue, Sink
-from layer8.vnic.subscription import Stream, Subscription, end_queue
+from layer8.vnic.subscription import Stream, Subscription, begin_to_serve, end_queue
 from layer8.vnic.topics import Interest
 from layer8.vnic.waiting import deadline_after
 
@@ -155,15 +155,14 @@ class AsyncService(Closable):
         dispatcher, presence = core.dispatcher, core.presence
         assert isinstance(dispatcher, LoopDispatcher) and isinstance(presence, LoopPresence)
         self._presence = presence
+        self._sink = Sink(dispatcher.jobs if workers == 1 else Queue(), self._answer)
+        begin_to_serve(core, self._sink)
         if workers == 1:
-            self._sink = Sink(dispatcher.jobs, self._answer)
             dispatcher.start(core.inbox)
         else:
-            self._sink = Sink(Queue(), self._answer)
             core.inbox.add_queue(self._sink.queue)
             for _ in range(workers):
                 dispatcher.more(core.inbox, self._sink.queue)
-        core.records.requests = self._sink
         self._name = core.alias or str(core.uuid)
         core.announcement.serve(self._name)
 

@@ -317,9 +317,11 @@ class LoopDispatcher(Dispatcher):
         super().__init__(name)
         self._home = home
         self.tasks: set[asyncio.Task[None]] = set()
+        self._begun = False  # with the jobs of the Vnic itself
 
     def start(self, inbox: Inbox) -> None:
-        if not self.tasks:
+        if not self._begun:
+            self._begun = True
             self.more(inbox, self.jobs)
 
     def more(self, inbox: Inbox, jobs: Queue[Job]) -> None:

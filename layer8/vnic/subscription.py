@@ -139,11 +139,11 @@ class Service(_Closable):
         self._core = core
         self._handler = handler
         self._ended = threading.Event()
+        self._sink = Sink(core.dispatcher.jobs if workers == 1 else Queue(), self._answer)
+        begin_to_serve(core, self._sink)  # before anybody reads on: a request must not go by
         if workers == 1:
-            self._sink = Sink(core.dispatcher.jobs, self._answer)
             core.dispatcher.start(core.inbox)
         else:
-            self._sink = Sink(Queue(), self._answer)
             core.inbox.add_queue(self._sink.queue)
             for number in range(workers):
                 threading.Thread(
@@ -152,7 +152,6 @@ class Service(_Closable):
                     name=f"layer8-worker-{number}",
                     daemon=True,
                 ).start()
-        core.records.requests = self._sink
         self._name = core.alias or str(core.uuid)
         core.announcement.serve(self._name)
 
@@ -188,6 +187,19 @@ class Service(_Closable):
             self._core.records.requests = None
         if self._sink.queue is not self._core.dispatcher.jobs:
             end_queue(self._core, self._sink.queue)
+
+
+def begin_to_serve(core: Core, sink: Sink) -> None:
+    """Requests go to the sink from now on, also those that came before and that nobody has taken."""
+    core.records.requests = sink
+    waiting = core.inbox.messages.items
+    for request in [message for message in list(waiting) if isinstance(message, Request)]:
+        try:
+            waiting.remove(request)
+        except ValueError:
+            continue  # somebody has taken it
+        sink.queue.expect(1, len(request.payload))
+        sink.queue.items.append(sink.item(request))
 
 
 def end_queue(core: Core, queue: Queue[Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -255,3 +256,27 @@ def test_close_from_a_handler_ends_the_vnic(make_vnic: MakeVnic) -> None:
     assert caller.request("suicidal", b"").payload == b"goodbye"
     assert service.wait(30)
     assert callee.state == "closed"
+
+
+def test_request_that_came_before_serve_is_served(make_vnic: MakeVnic) -> None:
+    worker, client = make_vnic("early"), make_vnic()
+    worker.subscribe("anything", lambda message: None)  # from now on somebody reads
+    with ThreadPoolExecutor(5) as pool:
+        asked = [pool.submit(client.request, "early", b"%d" % number) for number in range(5)]
+        while worker.stats().unanswered < 5:
+            time.sleep(0.001)
+        worker.send(worker.uuid, b"a message")
+        worker.serve(lambda request: request.payload)
+        assert [future.result(60).payload for future in asked] == [b"%d" % number for number in range(5)]
+    assert worker.receive(60).payload == b"a message"
+
+
+def test_no_request_is_lost_to_the_moment_in_which_serving_begins(make_vnic: MakeVnic) -> None:
+    client = make_vnic()
+    for number in range(20):
+        worker = make_vnic(f"begins.{number}")
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(client.request, worker.uuid, b"x")
+            service = worker.serve(lambda request: request.payload, workers=1 + number % 2)
+            assert asked.result(60).payload == b"x"
+            service.close()

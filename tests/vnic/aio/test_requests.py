@@ -109,6 +109,18 @@ def test_workers_run_side_by_side_and_no_more_than_asked(run: Run, make: Make) -
     run(scenario())
 
 
+def test_handlers_run_beside_the_workers_of_a_service(run: Run, make: Make) -> None:
+    async def scenario() -> None:
+        async with make("both") as vnic, vnic.serve(_square, workers=2):
+            heard = asyncio.Event()
+            await vnic.subscribe("both", lambda message: heard.set())
+            await vnic.publish("both", b"", reliable=True)
+            await heard.wait()
+            assert (await vnic.request("both", b"3")).payload == b"9"
+
+    run(scenario())
+
+
 def test_request_can_be_answered_later_from_another_task(run: Run, make: Make) -> None:
     async def scenario() -> None:
         async with make("later") as callee, make() as client:

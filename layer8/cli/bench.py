@@ -1,0 +1,102 @@
+"""`layer8 bench`: how fast messages are here."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+
+import click
+
+from layer8.bench.measure import MEASURES, Figure, measure_all
+from layer8.cli.context import Settings, pass_settings
+from layer8.cli.output import duration_text, make_console, make_table, print_json, size_text
+from layer8.testing import running_vnet
+
+_SIZES = (64, 1024, 1 << 20)
+_LARGEST = 16 << 20
+
+
+@click.command("bench")
+@click.option(
+    "--size",
+    "sizes",
+    type=click.IntRange(1, _LARGEST),
+    multiple=True,
+    metavar="BYTES",
+    help="Of a payload; may be given again (default: 64, 1024 and 1048576).",
+)
+@click.option(
+    "--seconds", type=click.FloatRange(0.01, 600), default=1.0, metavar="S", help="For each figure (default: 1)."
+)
+@click.option(
+    "--measure",
+    "names",
+    type=click.Choice([measure.name for measure in MEASURES]),
+    multiple=True,
+    help="Only this; may be given again.",
+)
+@click.option("--running", is_flag=True, help="On the Vnet that runs (--vnet), not on one of its own.")
+@pass_settings
+def command(settings: Settings, sizes: tuple[int, ...], seconds: float, names: tuple[str, ...], running: bool) -> None:
+    """Measure round trips and one-way rates between two processes and a Vnet, Python at both ends.
+
+    The absolute figures are this machine's, now; compare within one run. What else runs here shows in them.
+    """
+    with contextlib.ExitStack() as stack:
+        if running:
+            vnet, environ = settings.vnet, dict(os.environ)
+            if vnet != "default":
+                environ["LAYER8_VNET"] = os.environ.get("LAYER8_VNET", vnet)
+        else:
+            own = stack.enter_context(running_vnet())
+            vnet, environ = str(own.socket), own.environ
+            os.environ["LAYER8_VNET"] = vnet  # what stands there would be looked at in place of ours
+        plan = list(
+            measure_all(vnet, environ, names or [measure.name for measure in MEASURES], sizes or _SIZES, seconds)
+        )
+        figures = []
+        for number, (name, size, measure) in enumerate(plan, 1):
+            _say(settings, f"{number}/{len(plan)} {name}, {size_text(size)}")
+            figure = measure()
+            figures.append(figure)
+            if settings.json:
+                print_json(_fields(figure))
+        _say(settings, "")
+    if not settings.json:
+        columns = ["MEASURE", ">SIZE", ">MEDIAN", ">P99", ">MESSAGES/S", ">BYTES/S"]
+        make_console().print(make_table(columns, [_row(figure) for figure in figures]))
+        if not settings.quiet:
+            cores = len(os.sched_getaffinity(0))
+            click.echo(f"Linux {platform.release()}, Python {platform.python_version()}, {cores} cores", err=True)
+
+
+def _say(settings: Settings, text: str) -> None:
+    """Progress, on one line of a terminal; elsewhere it would only be noise."""
+    if not settings.quiet and sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{text}", err=True, nl=False)
+
+
+def _row(figure: Figure) -> list[str]:
+    return [
+        figure.measure,
+        size_text(figure.size),
+        "" if figure.median is None else duration_text(figure.median),
+        "" if figure.p99 is None else duration_text(figure.p99),
+        "" if figure.messages is None else f"{figure.messages:,.0f}",
+        "" if figure.bytes is None else f"{size_text(figure.bytes)}",
+    ]
+
+
+def _fields(figure: Figure) -> dict[str, object]:
+    fields = {
+        "measure": figure.measure,
+        "size": figure.size,
+        "count": figure.count,
+        "median_s": figure.median,
+        "p99_s": figure.p99,
+        "messages_per_s": figure.messages,
+        "bytes_per_s": figure.bytes,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
