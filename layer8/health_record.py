@@ -72,6 +72,7 @@ class HealthRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_def
 
     @property
     def is_up(self) -> bool:
+        """Whether it is there and well."""
         return self.state is State.UP
 
 
@@ -98,4 +99,5 @@ class HealthEvent(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defa
 
     @property
     def reason(self) -> str:
+        """Why the record's state is what it is."""
         return self.record.reason

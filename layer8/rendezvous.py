@@ -67,6 +67,8 @@ def candidates(vnet: str = DEFAULT_VNET, environ: Mapping[str, str] | None = Non
 
     LAYER8_VNET, when set and not empty, stands in for `vnet`. Raises ValueError for an impossible name or address.
     """
+    if not isinstance(vnet, str):
+        raise TypeError(f"vnet is a name, a path or an address, as str, not {type(vnet).__name__}")
     environ = os.environ if environ is None else environ
     wanted = environ.get(VARIABLE) or vnet
     if wanted.startswith(FAR):
