@@ -22,6 +22,7 @@ from layer8.security.authority import Authority
 from layer8.security.x509 import X509Provider
 from layer8.testing import Overlay, RunningVnet, make_overlay, running_vnet
 from layer8.vnic.control import ControlClient
+from layer8.vnic.waiting import run_now
 
 PATIENCE = 60.0
 
@@ -381,7 +382,8 @@ def test_a_proof_anew_is_ones_own_and_good_once(world: World) -> None:
         return X509Provider(Path(world.overlay.vnic(name))).prove(statement)
 
     def ask(data: bytes) -> object:
-        return web._core.questions.ask(attachment, Reprove(id=0, proof=data), time.monotonic() + PATIENCE)
+        question = Reprove(id=0, proof=data)
+        return run_now(web._core.questions.ask_blocking(attachment, question, time.monotonic() + PATIENCE))
 
     good = proof("web", 1)
     assert isinstance(ask(good), Done)
