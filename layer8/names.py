@@ -18,12 +18,18 @@ NAME_BYTES = 255
 RESERVED = "layer8."
 """Topics, aliases and header names that begin with this belong to layer8 itself."""
 
+OWN_TOPICS = ("layer8.alarms",)
+"""Reserved topics that anybody may subscribe to who is allowed to: a Vnet publishes on them."""
+
 _VNET_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 
-def check_topic(topic: str) -> str:
-    """A topic for publish or subscribe: 1 to 255 UTF-8 bytes, taken literally, not beginning with `layer8.`."""
-    return _check_name(topic, "topic")
+def check_topic(topic: str, *, to_subscribe: bool = False) -> str:
+    """A topic for publish or subscribe: 1 to 255 UTF-8 bytes, taken literally, not beginning with `layer8.`.
+
+    `to_subscribe`: the topics that a Vnet itself publishes on (OWN_TOPICS) are topics, too.
+    """
+    return _check_name(topic, "topic", reserved=to_subscribe and topic in OWN_TOPICS)
 
 
 def check_alias(alias: str) -> str:
@@ -67,7 +73,7 @@ def destination(to: UUID | HealthRecord | str) -> UUID | str:
     raise TypeError(f"a destination is a UUID, a HealthRecord or an alias (str), not {type(to).__name__}")
 
 
-def _check_name(name: str, what: str) -> str:
+def _check_name(name: str, what: str, *, reserved: bool = False) -> str:
     if not isinstance(name, str):
         raise TypeError(f"{_article(what)} is a str, not {type(name).__name__}")
     try:
@@ -76,7 +82,7 @@ def _check_name(name: str, what: str) -> str:
         raise ValueError(f"{what} {name!r} cannot be written as UTF-8") from error
     if not 1 <= size <= NAME_BYTES:
         raise ValueError(f"{_article(what)} has 1 to {NAME_BYTES} bytes of UTF-8, this one has {size}")
-    if name.startswith(RESERVED):
+    if name.startswith(RESERVED) and not reserved:
         raise ValueError(f"{what} {name!r} begins with {RESERVED!r}, which is reserved")
     return name
 

@@ -113,6 +113,11 @@ def state_directory(socket: Path) -> Path:
     return socket.with_name(_stem(socket) + ".state")
 
 
+def http_token_file(socket: Path) -> Path:
+    """The token that whoever asks the Vnet at `socket` over HTTP has to give."""
+    return socket.with_name(_stem(socket) + ".http-token")
+
+
 def terms_directory(socket: Path) -> Path:
     """Where the Vnet at `socket` keeps the terms of elections, which outlive a clean stop too."""
     return socket.with_name(_stem(socket) + ".terms")

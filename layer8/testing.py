@@ -171,7 +171,7 @@ class RunningVnet:
         if not isinstance(config, Mapping):
             return Path(config)
         path = self.directory / "vnet.toml"
-        lines = [f"{key} = {json.dumps(value)}" for key, value in config.items()]
+        lines = [f"{key} = {_toml(value)}" for key, value in config.items()]
         path.write_text("\n".join([f"[vnet.{json.dumps(self.name)}]", *lines, ""]))
         return path
 
@@ -215,6 +215,13 @@ def make_overlay(directory: str | os.PathLike[str], name: str = "test") -> Overl
     """An authority in `directory`, which makes identities there. With the settings `{"security": "x509", "identity":
     overlay.vnet()}` a Vnet is of it, with `Vnic(security=f"x509:{overlay.vnic()}")` a Vnic."""
     return Overlay(Path(directory), name)
+
+
+def _toml(value: object) -> str:
+    """A value as TOML spells it: JSON does, but for tables."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{json.dumps(key)} = {_toml(part)}" for key, part in value.items()) + " }"
+    return json.dumps(value)
 
 
 def _private_directory() -> Path:

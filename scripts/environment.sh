@@ -54,6 +54,17 @@ layer8_system() {
     layer8_compiler >/dev/null || fail "a C compiler is needed (Debian: gcc libc6-dev)."
 }
 
+# A browser for the tests of the page; Debian's, because it is kept up to date with the rest of the system.
+layer8_chromium() {
+    command -v chromium >/dev/null && return 0
+    if [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then
+        say "installing chromium"
+        { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium; } >&2 || true
+    fi
+    command -v chromium >/dev/null ||
+        fail "the tests of the page need Chromium: apt-get install chromium, or anything of that name in PATH."
+}
+
 layer8_hash() { # of all that decides what is installed; the Python files are used in place
     "$python" - "$root" <<'PYTHON'
 import hashlib, pathlib, sys

@@ -19,6 +19,13 @@ def test_a_topic_or_alias_is_any_literal_text_of_1_to_255_bytes(name: str) -> No
     assert check_alias(name) == name
 
 
+def test_what_a_vnet_publishes_may_be_subscribed_to_and_nothing_else_of_layer8s() -> None:
+    assert check_topic("layer8.alarms", to_subscribe=True) == "layer8.alarms"
+    for topic, to_subscribe in (("layer8.alarms", False), ("layer8.alarm", True), ("layer8.", True)):
+        with pytest.raises(ValueError, match="reserved"):
+            check_topic(topic, to_subscribe=to_subscribe)
+
+
 @pytest.mark.parametrize("name", ["", "x" * 256, "ü" * 128, "layer8.internal", "layer8.", "half a pair \ud800"])
 def test_a_topic_or_alias_out_of_the_rule_is_a_value_error(name: str) -> None:
     with pytest.raises(ValueError):

@@ -6,6 +6,7 @@ Tables have no frame and one row a line, so that they can be cut with ordinary t
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -60,10 +61,11 @@ def health_table(records: Iterable[HealthRecord]) -> Table:
     """Who is there, how it is, and what went through: by kind and alias; with the host where there are several."""
     records = sorted(records, key=lambda record: (record.kind, record.alias is None, record.alias or "", record.uuid))
     hosts = len({record.host for record in records}) > 1
-    columns = ["ALIAS", "UUID", *(["HOST"] if hosts else []), "KIND", ">PID", "STATE"]
-    figures = [">SENT", ">BYTES", ">RECEIVED", ">BYTES", ">CPU%", ">MEMORY", ">FILL%"]
+    now = time.time()
+    columns = ["ALIAS", "UUID", *(["HOST"] if hosts else []), "KIND", ">PID", "STATE", ">SINCE"]
+    figures = [">SENT", ">BYTES", ">RECEIVED", ">BYTES", ">LOST", ">CPU%", ">MEMORY", ">FILES", ">FILL%"]
     return make_table(
-        columns + figures,
+        [*columns, *figures, "SERVICES", "ALARMS", "REASON"],
         (
             [
                 record.alias or "-",
@@ -72,13 +74,19 @@ def health_table(records: Iterable[HealthRecord]) -> Table:
                 record.kind,
                 str(record.pid or "-"),
                 str(record.state),
+                age_text(now - record.since) if record.since else "-",
                 f"{record.messages_in:,}",
                 size_text(record.bytes_in),
                 f"{record.messages_out:,}",
                 size_text(record.bytes_out),
+                f"{record.undeliverable + record.missed:,}",
                 f"{record.cpu:.0f}",
                 size_text(record.memory),
+                str(record.open_files or "-"),
                 f"{100 * record.fill:.0f}",
+                ", ".join(record.services) or "-",
+                ", ".join(record.alarms) or "-",
+                record.reason or "-",
             ]
             for record in records
         ),
@@ -115,6 +123,18 @@ def size_text(size: float) -> str:
         if size < 1024 or unit == "GiB":
             return f"{size:.1f} {unit}"
     raise AssertionError("the loop returns at its last unit")
+
+
+def age_text(seconds: float) -> str:
+    """How long something has been so, in two units at most."""
+    minutes, rest = divmod(int(max(seconds, 0.0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d{hours:02}h"
+    if hours:
+        return f"{hours}h{minutes:02}m"
+    return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
 def duration_text(seconds: float) -> str:

@@ -172,13 +172,15 @@ class SwitchPort:
         lib.layer8_switch_port_read(self.pointer, figures)
         return PortCounters(**{name: getattr(figures, name) for name in PortCounters.__slots__})
 
-    def levels(self) -> tuple[int, int, int, int, bool]:
+    def levels(self) -> tuple[int, int, int, int, bool, int]:
         """Messages taken from the Vnic, bytes of records delivered to it, at least (payloads and headers); fill and
-        capacity of its receive ring; whether its senders are held. For who looks often: a tenth of `counters`."""
+        capacity of its receive ring; whether its senders are held; undeliverable and missed together.
+        For who looks often: a tenth of `counters`."""
         figures = self._figures
         lib.layer8_switch_port_read(self.pointer, figures)
         given = figures.out_bytes + _RECORD_BYTES * figures.out_messages
-        return figures.in_messages, given, figures.receive_fill, figures.receive_capacity, bool(figures.xoff)
+        lost = figures.undeliverable + figures.missed
+        return figures.in_messages, given, figures.receive_fill, figures.receive_capacity, bool(figures.xoff), lost
 
     def free(self) -> None:
         """Unmaps it and closes its doorbell. Safe twice."""

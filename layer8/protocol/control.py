@@ -202,6 +202,24 @@ class Unelect(Wire, frozen=True, tag="unelect"):
     group: str
 
 
+class Report(Wire, frozen=True, tag="report"):
+    """What ReportWanted asked for. `kind`: stack | memory."""
+
+    id: int
+    kind: str
+    text: str
+
+
+class ReadReport(Wire, frozen=True, tag="read-report"):
+    """What a Vnic of this Vnet has reported: Done.text, JSON of one report; `more`: there are older ones. `number`: of
+    those before the newest. `ask`: stack | memory, to be asked for first."""
+
+    id: int
+    uuid: UUID
+    number: int = 0
+    ask: str = ""
+
+
 class Topics(Wire, frozen=True, tag="topics"):
     """Topics with their numbers of subscribers: Done.topics."""
 
@@ -335,6 +353,13 @@ class PortClosed(Wire, frozen=True, tag="port-closed"):
     reason: str
 
 
+class ReportWanted(Wire, frozen=True, tag="report-wanted"):
+    """A Vnic that announced `reports` is asked for one. `kind`: stack | memory. `cause`: an alarm, or "asked"."""
+
+    kind: str
+    cause: str = ""
+
+
 class Elected(Wire, frozen=True, tag="elected"):
     """Who leads the group, None: nobody. `appointed`: who hears this is to lead in this term, with Lead."""
 
@@ -372,6 +397,8 @@ FromVnic = (
     | Elect
     | Lead
     | Unelect
+    | Report
+    | ReadReport
     | Topics
     | WhoIs
     | Draining
@@ -384,4 +411,16 @@ FromVnic = (
     | Renewal
     | Reprove
 )
-FromVnet = Challenge | Attached | Refused | Done | Failed | Stopping | PortClosed | TopicRevoked | Watched | Elected
+FromVnet = (
+    Challenge
+    | Attached
+    | Refused
+    | Done
+    | Failed
+    | Stopping
+    | PortClosed
+    | TopicRevoked
+    | Watched
+    | Elected
+    | ReportWanted
+)

@@ -20,6 +20,8 @@ from pathlib import Path
 from layer8.errors import Layer8Error
 from layer8.names import check_vnet_name
 from layer8.rendezvous import split_address
+from layer8.vnet.config_alarms import AlarmConfig, parse_alarms
+from layer8.vnet.config_http import check_http, read_http, read_switch, read_text
 from layer8.vnet.security_keys import READERS
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -59,6 +61,10 @@ class VnetConfig:
     admit_uids: tuple[int, ...] = ()
     admit_gids: tuple[int, ...] = ()
     admit_identities: tuple[str, ...] = ()
+    http: str = ""  # "host:port" for metrics, signs of life and the page; off by default
+    http_beyond_loopback: bool = False  # `http` may name an address that other hosts reach, in plain text
+    http_as: str = ""  # the principal whose right to read-health decides; by default the Vnet's own
+    alarms: AlarmConfig = dataclasses.field(default_factory=AlarmConfig)  # [vnet.NAME.alarms]: vnet/config_alarms.py
     max_message_bytes: int = 64 * _MIB
     max_ring_bytes: int = 64 * _MIB  # of a Vnic's receive ring
     max_ports: int = 1024
@@ -111,6 +117,15 @@ class Config:
     vnets: tuple[VnetConfig, ...] = (VnetConfig(),)
     log_level: str = "info"
 
+
+_READERS = {
+    **READERS,
+    "alarms": parse_alarms,
+    "http": read_http,
+    "http_beyond_loopback": read_switch,
+    "http_as": read_text,
+}
+"""Keys whose value has a form of its own: what reads it, and raises ValueError."""
 
 _ADDRESSES = ("listen", "advertise", "peers", "beacons")
 
@@ -208,9 +223,9 @@ def _vnet(name: str, table: object, where: str) -> VnetConfig:
             if not isinstance(value, str) or not Path(value).is_absolute():
                 raise ConfigError(f"{place}.{key}", f"{value!r} is not an absolute path")
             values[key] = Path(value)
-        elif key in READERS:
+        elif key in _READERS:
             try:
-                values[key] = READERS[key](value)
+                values[key] = _READERS[key](value)
             except ValueError as error:
                 raise ConfigError(f"{place}.{key}", str(error)) from error
         elif key == "host":
@@ -222,8 +237,12 @@ def _vnet(name: str, table: object, where: str) -> VnetConfig:
         elif key in _RANGES:
             values[key] = _number(key, value, f"{place}.{key}")
         else:
-            known = ", ".join(("socket", "host", *READERS, *_ADDRESSES, *_RANGES))
+            known = ", ".join(("socket", "host", *_READERS, *_ADDRESSES, *_RANGES))
             raise ConfigError(place, f"unknown key {key!r}; known are {known}")
+    try:
+        check_http(str(values.get("http", "")), bool(values.get("http_beyond_loopback", False)))
+    except ValueError as error:
+        raise ConfigError(f"{place}.http", str(error)) from error
     return dataclasses.replace(VnetConfig(name=name), **values)  # type: ignore[arg-type]
 
 

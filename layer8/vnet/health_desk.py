@@ -19,16 +19,19 @@ from uuid import UUID
 import msgspec
 
 from layer8.dataplane import SwitchCounters
+from layer8.health.alarms import Alarm
 from layer8.health.directory import Directory, Event, Expired, Found
 from layer8.health_record import HealthRecord, LinkRecord, State
 from layer8.vnet.config import VnetConfig
 from layer8.vnet.rounds import Rounds
 from layer8.vnet.session import Session
 from layer8.vnet.statistics import Statistics
-from layer8.vnet.status import PortStatus
+from layer8.vnet.status import HealthStatus, PortStatus
+from layer8.vnet.switchboard import BoardPort
 
 _LARGE_POOL = 64  # members of an alias
 _POOL_SECONDS = 0.1
+_ALARMS_SHOWN = 32
 _AT_ONCE = 64  # records made before others get a turn
 
 Listener = Callable[[list[Event]], None]
@@ -68,6 +71,7 @@ class HealthDesk:
         self.listeners: list[Listener] = []
         self.measured: list[Measured] = []
         self.links: Callable[[], Iterable[LinkRecord]] = tuple
+        self.watches_time = False  # figures have to be told that did not change: of an alarm that time alone raises
         self.alarms_of: Callable[[UUID], tuple[str, ...]] = lambda uuid: ()
         self._timer: asyncio.TimerHandle | None = None
         self._pools_fresh_until = float("-inf")
@@ -172,14 +176,31 @@ class HealthDesk:
         port = session.port
         if port is None or not port.is_up:
             return
-        if self.statistics.state_of(session.pid) is State.DOWN and session.pid > 0:
+        now = self._loop.time()
+        state = self.statistics.state_of(session.pid, now, self._vnet.config.look_interval / 2)
+        if state is State.DOWN and session.pid > 0:
             session.process_ended()
-        elif self.statistics.look(port, session.pid, self._loop.time()):
+        elif self.statistics.look(port, session.pid, now):
             self.changed(session)
 
     def _measure(self) -> None:
         if self._measuring is None or self._measuring.done():
-            self._measuring = self._loop.create_task(self.refresh())
+            self._measuring = self._loop.create_task(self._measure_all())
+
+    async def _measure_all(self) -> None:
+        """As `refresh`, but only those records are made that would say something else."""
+        sessions = list(self._vnet.attached())
+        await self.statistics.refresh({session.pid for session in sessions} | {os.getpid()})
+        for number, session in enumerate(sessions):
+            port = session.port
+            if port is not None and port.is_up and self._has_news(port, session.pid):
+                self.changed(session)
+            if number % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)
+        self.put_own_record()
+
+    def _has_news(self, port: BoardPort, pid: int) -> bool:
+        return self.watches_time or self.statistics.has_news(port, pid)
 
     async def refresh(self, alias: str | None = None, uuid: UUID | None = None) -> None:
         """Brings the figures up to date: of all, of the members of an alias, or of one."""
@@ -203,6 +224,14 @@ class HealthDesk:
             self.put_own_record()
 
     # ── for the status segment ────────────────────────────────────────────────────────────────────────────────────
+
+    def status(self, alarms: Iterable[Alarm], http: str) -> HealthStatus:
+        return HealthStatus(
+            host=self.host,
+            http=http,
+            alarms=tuple(alarm.text for _, alarm in zip(range(_ALARMS_SHOWN), alarms, strict=False)),
+            links=tuple(self.links()),
+        )
 
     def port_statuses(self) -> Iterator[PortStatus]:
         for session in self._vnet.attached():

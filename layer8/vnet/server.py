@@ -27,20 +27,18 @@ from layer8.health.directory import Event
 from layer8.health.liveness import peer_credentials
 from layer8.health_record import HealthRecord, State
 from layer8.protocol.control import Done, Refused
-from layer8.rendezvous import links_file, state_directory, terms_directory
+from layer8.rendezvous import links_file, state_directory
 from layer8.security.provider import Action, Principal, Resource, SecurityProvider
 from layer8.vnet.accounts import Accounts, Owner, whose
 from layer8.vnet.acquaintances import Acquaintances
 from layer8.vnet.admission import Admission, Newcomer
 from layer8.vnet.awaited import AwaitedProcesses
 from layer8.vnet.complaints import Complaints
-from layer8.vnet.config import VnetConfig, has_several_hosts
-from layer8.vnet.elections import Elections
+from layer8.vnet.config import VnetConfig
 from layer8.vnet.enrolling import EnrolError, Enrolling
 from layer8.vnet.far_vnics import FarSession
 from layer8.vnet.guard import Guard
-from layer8.vnet.health_desk import HealthDesk
-from layer8.vnet.health_requests import HealthRequests
+from layer8.vnet.health_wing import HealthWing, own_principal
 from layer8.vnet.lobby import Lobby, turn_away
 from layer8.vnet.network import Network
 from layer8.vnet.place import Place
@@ -49,11 +47,10 @@ from layer8.vnet.returning import LONGEST_SECONDS, Returning
 from layer8.vnet.roster import Entry, Roster
 from layer8.vnet.session import Administration, Session
 from layer8.vnet.spreading import Spreading
-from layer8.vnet.status import PortStatus
+from layer8.vnet.status import HealthStatus, PortStatus
 from layer8.vnet.status_board import StatusBoard
 from layer8.vnet.switch_thread import SwitchThread
 from layer8.vnet.switchboard import BoardPort, Switchboard
-from layer8.vnet.terms import Terms
 from layer8.vnet.workers import Workers
 
 OVERLAY = "local"
@@ -100,20 +97,10 @@ class Vnet:
         self.board.granted = self.guard.granted
         self.roster = Roster(state_directory(path))
         self.stopping = False
-        self.health = HealthDesk(self, loop)
+        self.wing = HealthWing(self, path, loop)
+        self.health = self.wing.desk
         self.directory = self.health.directory
-        self.elections = Elections(
-            self.board,
-            self.workers,
-            Terms(terms_directory(path)),
-            loop,
-            lease=config.election_lease,
-            several_hosts=lambda: has_several_hosts(config),
-        )
-        self._requests = HealthRequests(
-            self.health, self.board, self.elections, loop, watches_per_port=config.watches_per_port
-        )
-        self.handle = self._requests.handle
+        self.handle = self.wing.requests.handle
         self.enrolling = Enrolling(config, provider.audit)
         self.network: Network = Network(self, known, loop)
         self.spreading = Spreading(self, self.network.links, self.guard, loop)
@@ -151,6 +138,7 @@ class Vnet:
             self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             self._thread = self._make_switch()
             self._status = StatusBoard(self, self._loop)
+            self.wing.open_http(self, own_principal(self.provider))
         except (OSError, EnrolError) as error:
             self.network.stop_listening()
             self.enrolling.close()
@@ -160,8 +148,7 @@ class Vnet:
         self.board.connect(self._thread)
         self._thread.start()
         self._thread.ended.add_done_callback(self._switch_ended)
-        self.health.start()
-        self.elections.start()
+        self.wing.start()
         self.guard.start()
         self._status.event("started", pid=os.getpid())
         self._status.tick()
@@ -220,7 +207,7 @@ class Vnet:
         assert self._thread is not None
         late = len(self._returning.missing)
         took = self._loop.time()
-        self._event("moving", text=f"{late} missing" if late else "all are back")
+        self.event("moving", text=f"{late} missing" if late else "all are back")
         if late:
             _log.warning("Vnet %s goes on without %d Vnics that are not back", self.config.name, late)
         for uuid in self._returning.missing:
@@ -338,13 +325,13 @@ class Vnet:
                     self._emptied.clear()
                     await self._emptied.wait()
         await self.network.close(forget=not self.roster.present)
+        await self.wing.stop_http()
         await thread.stop()
         if status is not None:
             status.close()
         self.board.disconnect()
         thread.close()
-        self.health.close()
-        self.elections.close()
+        self.wing.close()
         self.guard.close()
         self.providers.close()
         self.workers.close()
@@ -451,7 +438,7 @@ class Vnet:
         form = "Vnet %s refused pid %d of %s: %s (%s)"
         who = (self.config.name, admission.pid, whose(admission.owner))
         if self._complaints.warn(f"refused {refused.code}", form, *who, text, refused.code):
-            self._event("refused", pid=admission.pid, text=text or refused.code)
+            self.event("refused", pid=admission.pid, text=text or refused.code)
         if refused.text:  # else the guard has said no, and noted it
             reason = f"{whose(admission.owner)}: {refused.text}{': ' if admission.doubt else ''}{admission.doubt}"
             self.guard.audit("refuse", action=Action.ATTACH, allowed=False, reason=reason)
@@ -478,7 +465,7 @@ class Vnet:
         if not newcomer.adopted and not self._moving.is_set():
             self._returning.back(port.uuid, self._loop.time())  # with a fresh segment there is nothing to renew
             self._check_returns()
-        self._event(how, uuid=port.uuid, alias=port.alias or "", pid=session.pid, text=newcomer.program)
+        self.event(how, uuid=port.uuid, alias=port.alias or "", pid=session.pid, text=newcomer.program)
         _log.info("%s %s %r (pid %d, %s)", how, port.uuid, port.alias, session.pid, newcomer.program or "-")
         if self._status is not None:
             self._status.wake()
@@ -507,6 +494,10 @@ class Vnet:
     def happened(self, events: list[Event]) -> None:
         self.health.happened(events)
 
+    def session_of(self, uuid: UUID) -> Session | None:
+        port = self.board.find_uuid(uuid)
+        return None if port is None else self._by_port.get(port.number)
+
     def attached(self) -> list[Session]:
         return [session for session in self._by_port.values() if session.port is not None and session.port.is_up]
 
@@ -518,16 +509,16 @@ class Vnet:
             self._complaints.warn("violation", "closed %s (pid %d): %s", port.uuid, session.pid, why)
         _log.info("detached %s %r (pid %d): %s", port.uuid, port.alias, session.pid, why)
         kind = "violation" if violation else "detached" if session.clean else "gone"
-        self._event(kind, uuid=port.uuid, alias=port.alias or "", pid=session.pid, text=why)
+        self.event(kind, uuid=port.uuid, alias=port.alias or "", pid=session.pid, text=why)
         self.guard.audit(kind, principal=port.principal.uri, reason=why)
-        self._requests.ending(session)
+        self.wing.requests.ending(session)
         self.health.went(session, f"quarantined: {why}" if violation else why)
 
     def over(self, session: Session) -> None:
         if session not in self._sessions:
             return
         self._sessions.discard(session)
-        self._requests.over(session)
+        self.wing.requests.over(session)
         newcomer = session.newcomer
         if newcomer.port is None:
             self.accounts.give_observer(newcomer.owner)
@@ -549,7 +540,7 @@ class Vnet:
 
     # ── status ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _event(self, kind: str, *, uuid: UUID | None = None, alias: str = "", pid: int = 0, text: str = "") -> None:
+    def event(self, kind: str, *, uuid: UUID | None = None, alias: str = "", pid: int = 0, text: str = "") -> None:
         if self._status is not None:
             self._status.event(kind, uuid=uuid, alias=alias, pid=pid, text=text)
 
@@ -562,6 +553,13 @@ class Vnet:
     def switch_counters(self) -> SwitchCounters:
         assert self._thread is not None
         return self._thread.switch.counters()
+
+    def is_ready(self) -> bool:
+        running = self._thread is not None and not self._thread.ended.done()
+        return running and not self.stopping and self._moving.is_set()
+
+    def health_status(self) -> HealthStatus:
+        return self.health.status(self.wing.alarms.alarms.raised(), self.wing.http)
 
     def port_statuses(self) -> Iterator[PortStatus]:
         return self.health.port_statuses()

@@ -36,9 +36,11 @@ from layer8.protocol.control import (
     Ping,
     PortClosed,
     Principals,
+    ReadReport,
     Release,
     Reload,
     Renewal,
+    Report,
     Reprove,
     Resume,
     Stopping,
@@ -202,7 +204,7 @@ class Session:
                 self._stream.send(Done(id=id))
             case Reload() | Explain() | Principals() | Renewal() | Reprove():
                 self._start(self._administer(message))
-            case Watch() | WatchAck() | Unwatch() | Announce() | Elect() | Lead() | Unelect():
+            case Watch() | WatchAck() | Unwatch() | Announce() | Elect() | Lead() | Unelect() | Report() | ReadReport():
                 self._hall.handle(self, message)
             case Unknown(id=id, kind=kind):
                 if id is not None:  # without one it was an event, which a newer library may send
@@ -298,6 +300,10 @@ class Session:
                 self._stream.send(Failed(id=id, code=code, text=why))
 
         carried_out.add_done_callback(tell)
+
+    def start(self, work: Awaitable[None]) -> None:
+        """Work for this session that may wait; it ends with it. A Refusal is for the work itself to answer."""
+        self._start(work)
 
     def _start(self, work: Awaitable[None]) -> None:
         self._begin()

@@ -28,6 +28,7 @@ class _Process:
 
     reader: ProcessReader
     read_at: float = float("-inf")
+    looked_at: float = float("-inf")
     ports: int = 0
 
 
@@ -43,6 +44,7 @@ class _Seen:
     taken: int = 0  # messages that it had sent
     given: int = 0  # bytes that had been delivered to it, records' headers included
     fill: int = 0
+    told: object = None  # what the last record was made of
     idle_from: float | None = None  # monotonic: it reads nothing, and its senders wait
     is_cut: Callable[[], bool] | None = None  # of a far Vnic: whether its connection is
 
@@ -102,15 +104,25 @@ class Statistics:
                     await asyncio.sleep(0)
         return bool(due)
 
-    def state_of(self, pid: int) -> State:
-        """Of a process, looked at now."""
+    def state_of(self, pid: int, now: float, fresh: float) -> State:
+        """Of a process, looked at now, or less than `fresh` seconds ago: it may have many ports."""
         process = self._processes.get(pid)
-        return State.UP if process is None else process.reader.look()
+        if process is None:
+            return State.UP
+        if now - process.looked_at >= fresh:
+            process.looked_at = now
+            return process.reader.look()
+        return process.reader.last.state
+
+    def has_news(self, port: BoardPort, pid: int) -> bool:
+        """Whether a record made now would say anything that the last one did not."""
+        seen = self._seen[port.number]
+        return seen.told != (port.switch_port.levels(), self._processes[pid].reader.last, seen.heard, seen.state)
 
     def look(self, port: BoardPort, pid: int, now: float) -> bool:
         """Whether its state is another one than its record says. `now`: monotonic seconds."""
         seen = self._seen[port.number]
-        taken, given, fill, capacity, held = port.switch_port.levels()
+        taken, given, fill, capacity, held, _ = port.switch_port.levels()
         drained = fill - seen.fill < given - seen.given
         if taken != seen.taken or drained:
             seen.heard = time.time()
@@ -141,6 +153,7 @@ class Statistics:
         if state is not seen.state:
             seen.state, seen.since = state, time.time()
         draining = port.state is PortState.DRAINING
+        seen.told = (port.switch_port.levels(), process.last, seen.heard, seen.state)
         return HealthRecord(
             uuid=port.uuid,
             alias=None if draining else port.alias,

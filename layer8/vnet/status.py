@@ -25,13 +25,14 @@ import struct
 import zlib
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypedDict
 from uuid import UUID
 
 import msgspec
 import posix_ipc
 
 from layer8.errors import Layer8Error
+from layer8.health_record import LinkRecord
 
 STATUS_VERSION = 1
 
@@ -47,12 +48,13 @@ _TRIES = 100
 
 
 class StatusError(Layer8Error):
-    """There is no usable status segment. `name`: of the object; `reason`: why."""
+    """There is no usable status segment. `name`: of the object; `reason`: why; `is_missing`: there is none at all."""
 
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, reason)
+    def __init__(self, name: str, reason: str, is_missing: bool = False) -> None:
+        super().__init__(name, reason, is_missing)
         self.name = name
         self.reason = reason
+        self.is_missing = is_missing
 
     def __str__(self) -> str:
         return f"status segment {self.name}: {self.reason}"
@@ -93,6 +95,19 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_default
     switch: dict[str, int] = {}
     ports: tuple[PortStatus, ...] = ()
     more_ports: int = 0  # that the segment has no room for
+    host: str = ""
+    http: str = ""  # "host:port" of the HTTP port
+    alarms: tuple[str, ...] = ()  # that are raised, in words
+    links: tuple[LinkRecord, ...] = ()
+
+
+class HealthStatus(TypedDict):
+    """Fields of a Snapshot that the health desk knows."""
+
+    host: str
+    http: str
+    alarms: tuple[str, ...]
+    links: tuple[LinkRecord, ...]
 
 
 class StatusEvent(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -210,6 +225,12 @@ class StatusReader:
         self.name = status_name(socket_path)
         try:
             memory = posix_ipc.SharedMemory(self.name, flags=0, read_only=True)
+        except posix_ipc.ExistentialError:
+            raise StatusError(
+                self.name, "there is none: no Vnet runs there", True
+            ) from None
+        except (posix_ipc.PermissionsError, PermissionError):
+            raise StatusError(self.name, f"uid {os.geteuid()} may not read it: only the Vnet's own user may") from None
         except (posix_ipc.Error, OSError) as error:
             raise StatusError(self.name, str(error)) from error
         try:

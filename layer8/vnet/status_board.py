@@ -18,7 +18,7 @@ from uuid import UUID
 
 from layer8.dataplane import SwitchCounters
 from layer8.vnet.config import VnetConfig
-from layer8.vnet.status import PortStatus, Snapshot, StatusWriter
+from layer8.vnet.status import HealthStatus, PortStatus, Snapshot, StatusWriter
 
 _SLOWEST = 16  # times the interval
 
@@ -38,6 +38,7 @@ class Shown(Protocol):
     def listens(self) -> tuple[str, ...]: ...
     def switch_counters(self) -> SwitchCounters: ...
     def port_statuses(self) -> Iterable[PortStatus]: ...
+    def health_status(self) -> HealthStatus: ...
 
 
 class StatusBoard:
@@ -48,7 +49,7 @@ class StatusBoard:
         self._loop = loop
         self._timer: asyncio.TimerHandle | None = None
         self._pause = shown.config.status_interval
-        self._before: tuple[PortStatus, ...] = ()
+        self._before: tuple[object, ...] = ()  # what counts as a move: not that some CPU was used
         self._writer: StatusWriter | None = None
         config = shown.config
         try:
@@ -62,9 +63,12 @@ class StatusBoard:
         """Shows that something happened."""
         if self._writer is not None:
             self._writer.event(time.time(), kind, uuid=uuid, alias=alias, pid=pid, text=text)
+            self.wake()
 
     def wake(self) -> None:
         """Something has changed: the counters are shown anew soon."""
+        if self._shown.stopping:
+            return
         interval = self._shown.config.status_interval
         if self._timer is not None and self._timer.when() > self._loop.time() + interval:
             self._timer.cancel()
@@ -95,11 +99,13 @@ class StatusBoard:
                 listen=shown.listens(),
                 switch=dataclasses.asdict(shown.switch_counters()),
                 ports=ports,
+                **shown.health_status(),
             )
         )
         interval = shown.config.status_interval
-        self._pause = interval if ports != self._before else min(self._pause * 2, interval * _SLOWEST)
-        self._before = ports
+        moved = tuple((port.uuid, port.messages_in, port.messages_out, port.fill, port.state) for port in ports)
+        self._pause = interval if moved != self._before else min(self._pause * 2, interval * _SLOWEST)
+        self._before = moved
         if ports and state == "running":
             self._timer = self._loop.call_later(self._pause, self.tick)
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import enum
+import functools
 from collections.abc import Callable, Iterator
 from typing import Protocol
 from uuid import UUID
@@ -196,6 +197,20 @@ class Switchboard:
         if alias is not None:
             self._members.setdefault(alias, {})[number] = port
         return port
+
+    def hide(self, port: BoardPort) -> None:
+        """Nobody can name this one any more."""
+        if self._by_uuid.get(port.uuid) is port:
+            del self._by_uuid[port.uuid]
+
+    async def grant_own(self, port: BoardPort, slot: int, topic: str) -> None:
+        """A handle for the Vnet's own port, on a topic of layer8's that nobody else may publish on. Raises Refusal."""
+        number = _held(self._topics, topic, "topics (setting max_topics)")
+        resource = Resource(kind=ResourceKind.TOPIC, name=topic)
+        port.handles[slot] = Handle(1, Target.TOPIC, topic, resource, frozenset())  # no policy can take it away
+        status = await self._command(Command.GRANT, port.number, slot | 1 << 16, int(Target.TOPIC), number)
+        if status != Status.OK:
+            raise Refusal("limit", f"the switch grants no handle ({Status(status).name})")
 
     def resume(self, port: BoardPort) -> asyncio.Future[int]:
         """An adopted port has renewed what it had: its records may move."""
@@ -431,7 +446,7 @@ class Switchboard:
         """`renew`: the count of missed publications goes on. Raises Refusal, or Violation."""
         if not 0 <= number < TOPICS:
             raise Violation(f"topic number {number}")
-        _checked(check_topic, topic)
+        _checked(functools.partial(check_topic, to_subscribe=True), topic)
         if number in port.topics:
             raise Refusal("stale", f"topic number {number} is in use")
         self.require(port, Action.SUBSCRIBE, Resource(kind=ResourceKind.TOPIC, name=topic))

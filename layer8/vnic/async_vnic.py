@@ -35,6 +35,7 @@ from layer8.vnic.loop import LoopPresence, Waiters
 from layer8.vnic.loop_inbox import LoopCall, LoopDispatcher, LoopInbox, LoopParts
 from layer8.vnic.outbox import Draft, To
 from layer8.vnic.queues import Queue, Sink
+from layer8.vnic.reports import allow_reports
 from layer8.vnic.statistics import VnicStats, read_stats
 from layer8.vnic.vnic import check_handler, ttl_of
 from layer8.vnic.waiting import NOW, Timeout, deadline_after, remaining, resolve
@@ -469,6 +470,10 @@ class AsyncVnic:
         assert isinstance(core.presence, LoopPresence)
         election = await _in_thread(self._home.loop, lambda: core.elect(self, name), Election.close)
         return AsyncElection(election, self._home, core.presence)
+
+    async def allow_reports(self, allowed: bool = True, *, trace_memory: bool = False) -> None:
+        """Lets operators of this Vnet ask this process what it does; as `Vnic.allow_reports`."""
+        allow_reports(self._here(), allowed, trace_memory)
 
     # ── the end ────────────────────────────────────────────────────────────────────────────────────────────────────
 

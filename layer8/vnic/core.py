@@ -49,7 +49,7 @@ from uuid import UUID, uuid4
 from layer8.dataplane import Flag, Kind, Port, Record, Status
 from layer8.errors import Closed, Layer8Error, Unreachable, VnetNotFound
 from layer8.message import Message, Undeliverable
-from layer8.protocol.control import Detach, Draining, Elected, Failed, Resume, WhoIs
+from layer8.protocol.control import Detach, Draining, Elected, Failed, ReportWanted, Resume, WhoIs
 from layer8.rendezvous import FarPlace, Place, candidates
 from layer8.security.provider import SecurityProvider
 from layer8.vnic.attachment import (
@@ -75,6 +75,7 @@ from layer8.vnic.records import Records
 from layer8.vnic.refusals import UNKNOWN, error_of_failed
 from layer8.vnic.renewing import Renewing
 from layer8.vnic.replies import Replies
+from layer8.vnic.reports import Reporter
 from layer8.vnic.standing import Announcement, Orders
 from layer8.vnic.topics import Interest, Topics
 from layer8.vnic.turns import look_around, turn
@@ -125,6 +126,7 @@ class Core:
         self.questions = parts.questions(self.presence)
         self.orders = Orders(self.presence)
         self.announcement = Announcement(self.presence, self.questions, self.orders)
+        self.orders.hear(ReportWanted, None, Reporter(self))
         self.outbox = Outbox(
             self.presence,
             self.questions,

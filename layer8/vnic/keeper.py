@@ -19,7 +19,17 @@ from typing import Protocol
 from layer8.dataplane import Outgoing, Status
 from layer8.errors import Layer8Error, VnetNotFound
 from layer8.protocol.codec import Unknown
-from layer8.protocol.control import Done, Elected, Failed, PortClosed, Stopping, TopicRevoked, Watched, Wire
+from layer8.protocol.control import (
+    Done,
+    Elected,
+    Failed,
+    PortClosed,
+    ReportWanted,
+    Stopping,
+    TopicRevoked,
+    Watched,
+    Wire,
+)
 from layer8.vnic.attachment import Attachment, Stopped
 from layer8.vnic.connection import ConnectionLost
 from layer8.vnic.questions import Answer, Question, Questions
@@ -167,6 +177,8 @@ class Keeper:
                 _logger.warning("%s", self._reason)
             case Watched(watch=number):
                 self._kept.orders.heard(attachment, message, number)
+            case ReportWanted():
+                self._kept.orders.heard(attachment, message, None)
             case Elected(group=group):
                 self._kept.orders.heard(attachment, message, group)
             case _:

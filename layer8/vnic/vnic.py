@@ -24,6 +24,7 @@ from layer8.vnic.election import Election
 from layer8.vnic.health_watch import HealthWatch
 from layer8.vnic.outbox import Draft, To
 from layer8.vnic.queues import Queue, Sink
+from layer8.vnic.reports import allow_reports
 from layer8.vnic.statistics import VnicStats, read_stats
 from layer8.vnic.subscription import Service, Stream, Subscription
 from layer8.vnic.waiting import FOREVER, NOW, Timeout, deadline_after, resolve, run_now
@@ -286,7 +287,7 @@ class Vnic:
         Raises ValueError for a topic that is none, NotAuthorized, Backpressure when no Vnet agreed in time, Closed.
         """
         core = self._core
-        topic = check_topic(topic)
+        topic = check_topic(topic, to_subscribe=True)
         if handler is None:
             sink = Sink(self._messages)
         else:
@@ -298,7 +299,7 @@ class Vnic:
     def stream(self, topic: str, keep: int | None = None) -> Stream:
         """Subscribes to `topic` with a queue of its own. `keep`: only the newest so many wait in it. As `subscribe`."""
         core = self._core
-        topic = check_topic(topic)
+        topic = check_topic(topic, to_subscribe=True)
         if keep is not None and keep < 1:
             raise ValueError(f"a stream keeps at least 1 message, not {keep}")
         queue: Queue[Message] = Queue(keep)
@@ -375,6 +376,12 @@ class Vnic:
         for its own host only), NotAuthorized, ValueError for a name that is none or a group it stands in already.
         """
         return self._core.elect(self, check_alias(group))
+
+    def allow_reports(self, allowed: bool = True, *, trace_memory: bool = False) -> None:
+        """Lets operators of this Vnet ask this process where its threads stand and what it has allocated, on an alarm
+        or by `layer8 health report`. `trace_memory`: starts tracemalloc, which makes allocating slower and reports
+        say where memory went. Reports have names of functions and types, and no values."""
+        allow_reports(self._core, allowed, trace_memory)
 
     # ── the end ────────────────────────────────────────────────────────────────────────────────────────────────────
 

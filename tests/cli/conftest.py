@@ -39,6 +39,12 @@ class Command:
         )
 
     @contextlib.contextmanager
+    def started_with(self, environ: Mapping[str, str], *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """As `started`, on another Vnet."""
+        with Command({**self._environ, **environ}).started(*arguments) as process:
+            yield process
+
+    @contextlib.contextmanager
     def started(self, *arguments: str, stdout: int | IO[bytes] = subprocess.PIPE) -> Iterator[subprocess.Popen[bytes]]:
         """Runs beside the test, which ends it."""
         process = subprocess.Popen(

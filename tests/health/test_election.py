@@ -310,7 +310,7 @@ def flow(world: World, rounds: int) -> None:
         world.now += 0.05
 
 
-@settings(max_examples=400)
+@settings(max_examples=400, deadline=None)
 @given(steps=st.lists(step, max_size=80))
 def test_never_do_two_lead_whatever_is_lost_late_killed_or_stopped(steps: list[tuple[str, object]]) -> None:
     world = World(4)
@@ -339,7 +339,7 @@ def test_never_do_two_lead_whatever_is_lost_late_killed_or_stopped(steps: list[t
         world.check()
 
 
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 @given(steps=st.lists(st.tuples(st.sampled_from(["stop", "kill", "leave", "crash"]), st.integers(0, 2)), max_size=12))
 def test_whoever_is_left_is_led_again_soon(steps: list[tuple[str, int]]) -> None:
     """Member 3 goes on whatever happens to the others, and within 2.6 s and what messages take somebody leads."""

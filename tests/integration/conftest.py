@@ -109,6 +109,20 @@ def run(vnet: RunningVnet) -> Iterator[Run]:
 
 
 @pytest.fixture
+def run_on() -> Iterator[Callable[..., Program]]:
+    """As `run`, on a Vnet of the test's own: `run_on(vnet, name, …)`."""
+    programs: list[Program] = []
+
+    def start(vnet: RunningVnet, name: str, *arguments: object) -> Program:
+        programs.append(Program(name, *map(str, arguments), environ=vnet.environ))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        program.close()
+
+
+@pytest.fixture
 def make_vnic(vnet: RunningVnet) -> Iterator[MakeVnic]:
     made: list[Vnic] = []
 

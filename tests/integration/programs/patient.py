@@ -1,4 +1,5 @@
-"""patient ALIAS: a Vnic that falls ill as it is told to, in lines: exit N, busy, leak MIB, stuck, sane."""
+"""patient ALIAS: a Vnic that falls ill as it is told to, in lines: exit N, busy, leak MIB, sane,
+read, report."""
 
 import os
 import sys
@@ -30,6 +31,8 @@ for line in sys.stdin:
             leaked.clear()
         case "leak":
             leaked.append(os.urandom(1 << 20) * int(value))
+        case "report":
+            vnic.allow_reports()
         case "read":
             while vnic.try_receive() is not None:
                 pass
