@@ -20,6 +20,20 @@ from layer8.testing import RunningVnet, running_vnet
 PROGRAMS = Path(__file__).parent / "programs"
 
 
+@contextlib.contextmanager
+def standing_still(pid: int | None) -> Iterator[None]:
+    """SIGSTOP, from the moment the process really stands still; SIGCONT at the end, if it lives."""
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        while any(_state(task) != "T" for task in Path(f"/proc/{pid}/task").iterdir()):
+            time.sleep(0.001)
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
 class Program:
     """One running program of `programs/`. It speaks in lines on stdout, and ends when its stdin does."""
 
@@ -57,16 +71,8 @@ class Program:
         self.process.kill()
         self.process.wait()
 
-    @contextlib.contextmanager
-    def stopped(self) -> Iterator[None]:
-        """SIGSTOP from the moment it really stands still; SIGCONT at the end."""
-        os.kill(self.pid, signal.SIGSTOP)
-        try:
-            while any(_state(task) != "T" for task in Path(f"/proc/{self.pid}/task").iterdir()):
-                time.sleep(0.001)
-            yield
-        finally:
-            os.kill(self.pid, signal.SIGCONT)
+    def stopped(self) -> contextlib.AbstractContextManager[None]:
+        return standing_still(self.pid)
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -91,6 +97,12 @@ def vnet(request: pytest.FixtureRequest) -> Iterator[RunningVnet]:
     """A parameter is its configuration."""
     with running_vnet(config=getattr(request, "param", None)) as running:
         yield running
+
+
+@pytest.fixture
+def stopped() -> Callable[[int | None], contextlib.AbstractContextManager[None]]:
+    """`with stopped(pid)`: that process stands still."""
+    return standing_still
 
 
 @pytest.fixture

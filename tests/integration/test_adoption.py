@@ -12,7 +12,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -234,7 +233,9 @@ def test_a_thousand_ports_come_back(vnet: RunningVnet, run: Callable[..., Any], 
 
 
 def test_a_policy_that_changed_during_the_outage_is_the_one_that_holds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stopped: Callable[[int | None], contextlib.AbstractContextManager[None]],
 ) -> None:
     policy = tmp_path / "policy"
     policy.write_text("")
@@ -254,11 +255,11 @@ def test_a_policy_that_changed_during_the_outage_is_the_one_that_holds(
         sender.publish("open", b"x")
         for _ in range(3):
             receiver.receive(60)
-        os.kill(vnet.pid or 0, signal.SIGSTOP)  # so that what is sent now stands in the ring
-        refused = sender.send("store", b"not any more")
-        sender.send(receiver.uuid, b"still allowed")
-        sender.publish("open", b"still allowed")
-        vnet.kill()
+        with stopped(vnet.pid):  # so that what is sent now stands in the ring
+            refused = sender.send("store", b"not any more")
+            sender.send(receiver.uuid, b"still allowed")
+            sender.publish("open", b"still allowed")
+            vnet.kill()
         policy.write_text("send store\nsubscribe closed\n")
         vnet.restart()
         got = [(message.topic, message.payload) for message in (receiver.receive(60), receiver.receive(60))]
