@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(400)
+
 PROJECT = Path(__file__).parents[1] / "examples" / "tested_project"
 
 
@@ -20,7 +22,7 @@ def run_pytest(directory: Path, *arguments: str) -> subprocess.CompletedProcess[
         env=environ,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=380,  # each of its tests starts a Vnet: a watchdog for a busy machine
         check=False,
     )
 

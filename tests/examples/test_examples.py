@@ -12,6 +12,8 @@ import pytest
 
 from layer8.testing import RunningVnet, running_vnet
 
+pytestmark = pytest.mark.timeout(300)  # watchdogs for a busy machine
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EXPECTED = {
     "hello.py": ["hello, world"],
@@ -54,7 +56,7 @@ def run(example: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess
         capture_output=True,
         text=True,
         env={**os.environ, **environ, "PYTHONUNBUFFERED": ""},  # lines of several processes stay whole
-        timeout=100,
+        timeout=280,
         check=False,
     )
 
@@ -86,7 +88,7 @@ def test_a_followed_log_is_published_line_by_line(vnet: RunningVnet) -> None:
         capture_output=True,
         text=True,
         env={**os.environ, **vnet.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"},
-        timeout=100,
+        timeout=280,
         check=False,
     )
     assert (result.returncode, result.stderr) == (0, "")

@@ -19,7 +19,9 @@ from layer8 import Vnic
 from layer8.testing import RunningVnet, running_vnet
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-PATIENCE = 60.0
+PATIENCE = 200.0
+
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")
