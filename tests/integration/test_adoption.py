@@ -29,11 +29,12 @@ from layer8 import NotAuthorized, Undeliverable, Vnic
 from layer8.testing import RunningVnet, running_vnet
 from layer8.vnet import status
 
-KILLS = int(os.environ.get("LAYER8_ADOPTION_KILLS", "8"))
+KILLS = int(os.environ.get("LAYER8_ADOPTION_KILLS", "5"))
 ROUNDS = int(os.environ.get("LAYER8_KILL_POINT_ROUNDS", "1"))
 POINTS = (*range(1, 12), *range(13, 17))  # KILL_POINT(n) in the C core
 RARE = {8, 11, 13, 14}  # that a Vnet may not come to before the next round
 PARTS = 2 if ROUNDS == 1 else len(POINTS)
+WATCHDOG = pytest.mark.timeout(max(400, 20 * max(KILLS, ROUNDS)))  # several processes, on a busy machine too
 RELIABLE = ("reader", "tried", "pool", "reliable")
 
 
@@ -146,7 +147,7 @@ class Mortals:
 
     def _run(self) -> None:
         number = 0
-        while not self._ended.wait(self._chance.choice([0.05, 0.2, 0.5])):
+        while not self._ended.wait(self._chance.choice([0.2, 0.5, 1.0])):
             number += 1
             one = self._chance.choice(self._alive)
             match self._chance.randrange(3):
@@ -169,6 +170,7 @@ class Mortals:
             one.kill()
 
 
+@WATCHDOG
 def test_a_vnet_killed_under_load_loses_and_doubles_nothing(
     vnet: RunningVnet, run: Callable[..., Any], tmp_path: Path, record_property: Callable[..., None]
 ) -> None:
@@ -189,6 +191,7 @@ def test_a_vnet_killed_under_load_loses_and_doubles_nothing(
     assert figures["attachments"] > 1
 
 
+@WATCHDOG
 def test_a_vnet_killed_while_it_adopts_is_followed_by_one_that_adopts(
     vnet: RunningVnet, run: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -211,6 +214,7 @@ def test_a_clean_restart_loses_and_doubles_nothing(vnet: RunningVnet, run: Calla
     print(books.check())
 
 
+@WATCHDOG
 @pytest.mark.parametrize(
     "vnet", [{"max_ports": 2000, "ports_per_uid": 2000, "bytes_per_uid": 1 << 40}], indirect=True, ids=["large"]
 )
@@ -351,6 +355,7 @@ def kill_points() -> str:
     return str(directory)
 
 
+@WATCHDOG
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_vnet_killed_at_each_point_loses_and_doubles_nothing(
     vnet: RunningVnet,
