@@ -361,7 +361,8 @@ static enum forward reply(layer8_switch *sw, port_t *port, const struct layer8_r
         if (put != PUT_NO_ROOM) {
             return FORWARD_DONE;
         }
-    } else if (flow->bytes > port->hold_capacity / 4 && message == NULL) { /* it does not read what it asked for */
+    } else if (caller->adjacent == NULL && flow->bytes > port->hold_capacity / 4 && message == NULL) {
+        /* It does not read what it asked for. Of a caller elsewhere its own Vnet says so. */
         struct layer8_record request = {.kind = LAYER8_REQUEST,
                                         .slot = right->slot,
                                         .generation = right->handle_generation,

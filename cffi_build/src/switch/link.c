@@ -613,6 +613,12 @@ int layer8_link_up(layer8_switch *sw, uint32_t number, layer8_link *link, bool a
                     owed = next;
                 }
             }
+            FOR_EACH_SAFE(begun, &port->messages) { /* and what of it stands half at its receiver */
+                struct message *message = OWNER(struct message, of_source, begun);
+                if (message->first.kind >= LAYER8_REQUEST) {
+                    layer8_message_abort(sw, port, message);
+                }
+            }
             layer8_rights_fail(sw, port, LAYER8_REASON_UNKNOWN, true);
             layer8_rights_cancel(sw, port);
         }
