@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import platform
 import sys
 
 import click
 
+from layer8.bench.hosts import measure as between_hosts
 from layer8.bench.measure import MEASURES, Figure, measure_all
 from layer8.cli.context import Settings, pass_settings
 from layer8.cli.output import duration_text, make_console, make_table, print_json, size_text
@@ -37,13 +39,23 @@ _LARGEST = 16 << 20
     multiple=True,
     help="Only this; may be given again.",
 )
+@click.option(
+    "--hosts", type=click.IntRange(1, 2), default=1, help="2: between two Vnets, beside raw TLS; fixed sizes."
+)
 @click.option("--running", is_flag=True, help="On the Vnet that runs (--vnet), not on one of its own.")
 @pass_settings
-def command(settings: Settings, sizes: tuple[int, ...], seconds: float, names: tuple[str, ...], running: bool) -> None:
+def command(
+    settings: Settings, sizes: tuple[int, ...], seconds: float, names: tuple[str, ...], hosts: int, running: bool
+) -> None:
     """Measure round trips and one-way rates between two processes and a Vnet, Python at both ends.
 
     The absolute figures are this machine's, now; compare within one run. What else runs here shows in them.
     """
+    if hosts > 1:
+        if sizes or names or running:
+            raise click.UsageError("--hosts measures what it measures: no --size, --measure or --running with it")
+        _between_hosts(settings, seconds)
+        return
     with contextlib.ExitStack() as stack:
         if running:
             vnet, environ = settings.vnet, dict(os.environ)
@@ -70,6 +82,22 @@ def command(settings: Settings, sizes: tuple[int, ...], seconds: float, names: t
         if not settings.quiet:
             cores = len(os.sched_getaffinity(0))
             click.echo(f"Linux {platform.release()}, Python {platform.python_version()}, {cores} cores", err=True)
+
+
+def _between_hosts(settings: Settings, seconds: float) -> None:
+    """64 bytes there and back, median; 64 bytes one way; 64 KiB one way; all with certificates."""
+    figures = between_hosts(2, seconds, lambda line: _say(settings, line))
+    _say(settings, "")
+    if settings.json:
+        for one in figures:
+            print_json(dataclasses.asdict(one))
+        return
+    columns = ["", ">ROUND TRIP 64 B", ">ONE WAY 64 B", ">ONE WAY 64 KIB"]
+    rows = (
+        [one.carrier, duration_text(one.round_trip), f"{one.rate:,.0f}/s", f"{size_text(int(one.bulk))}/s"]
+        for one in figures
+    )
+    make_console().print(make_table(columns, rows))
 
 
 def _say(settings: Settings, text: str) -> None:

@@ -38,7 +38,7 @@ COMMANDS = {
     "health": "Show health records, follow them, read reports.",
     "top": "Watch who does how much, live.",
     "events": "Show what happened lately.",
-    "bench": "Measure round trips and rates on this host.",
+    "bench": "Measure round trips and rates on this host, or between two Vnets.",
     "doctor": "Look for what on this host would hurt, and say what to do.",
     "security": "Identities, their authority, and the policy.",
 }
