@@ -59,8 +59,8 @@ from layer8.vnet.shared_directory import SharedDirectory, Told
 from layer8.vnet.tls_port import ALPN_LINK, TlsConnection, handshake, spelled, tls_binding
 from layer8.vnet.workers import Workers
 
-TICK_SECONDS = 0.25
-DIGEST_SECONDS = 10.0
+TICK_SECONDS = 0.5
+DIGEST_SECONDS = 30.0
 REPAIR_SECONDS = 1.0  # between two whole states on request of the same Vnet
 CONNECT_SECONDS = 3.0
 
@@ -533,7 +533,7 @@ class Links:
 
     def _set_timer(self) -> None:
         if self._timer is None and self.adjacent and not self._closed:
-            self._timer = self._loop.call_later(TICK_SECONDS, self._tick)
+            self._timer = self._loop.call_later(min(TICK_SECONDS, self._vnet.config.give_up / 4), self._tick)
 
     def _tick(self) -> None:
         self._timer = None
