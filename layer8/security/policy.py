@@ -28,10 +28,11 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import tomli
 
 from layer8.errors import Layer8Error
 from layer8.security.provider import Action, Decision, Resource, ResourceKind
@@ -300,8 +301,8 @@ def _content(path: Path) -> bytes:
 
 def _from(data: bytes, path: Path, generation: int) -> Policy:
     try:
-        document = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        document = tomli.loads(data.decode())
+    except (tomli.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise PolicyError(str(path), f"it is not TOML: {error}") from error
     return parse(document, str(path), generation)
 
