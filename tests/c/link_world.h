@@ -21,7 +21,7 @@ struct side {
     uint8_t uuids[WORLD_PORTS][16]; /* of proxies, by index */
     uint32_t ids[WORLD_PORTS];
     uint8_t pipe[PIPE_BYTES]; /* to the other side */
-    uint64_t piped;
+    _Atomic uint64_t piped; /* bytes in `pipe` */
     _Atomic uint64_t moved, cut_at; /* bytes; cut_at 0: never */
     _Atomic int broken;            /* status of a feed that refused what came */
 };

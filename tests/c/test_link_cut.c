@@ -284,7 +284,7 @@ static void run(uint64_t first, uint32_t cuts, bool epochs) {
 
 int main(int count, char **arguments) {
     uint64_t first = count > 1 ? strtoull(arguments[1], NULL, 10) : 1;
-    uint32_t cuts = count > 2 ? (uint32_t)strtoul(arguments[2], NULL, 10) : 40;
+    uint32_t cuts = count > 2 ? (uint32_t)strtoul(arguments[2], NULL, 10) : 20;
     for (size_t n = 0; n < sizeof pattern; n++) {
         pattern[n] = (uint8_t)(n % 32 * 7);
     }
