@@ -137,7 +137,7 @@ class _Layer8:
         from layer8 import Vnic
 
         payload = os.urandom(size)
-        with Vnic(vnet=self.near_socket, security=self.security, attach_timeout=PATIENCE) as vnic:
+        with Vnic(vnet=self.near_socket, security=self.security, attach_timeout=PATIENCE, timeout=PATIENCE) as vnic:
             to = UUID(where)
             vnic.find(to, timeout=PATIENCE)
             if what == "echo":
@@ -152,7 +152,7 @@ class _Layer8:
             else:
                 for _ in _paced(seconds):
                     for _ in range(64):
-                        vnic.send(to, payload, timeout=PATIENCE)
+                        vnic.send(to, payload)
                 vnic.send(to, b"", timeout=PATIENCE)
                 talk.send(0.0)
             with suppress(EOFError):

@@ -60,3 +60,12 @@ def test_bench_on_the_vnet_that_runs_prints_a_table(layer8: Command) -> None:
 def test_bench_refuses_what_it_cannot_measure(layer8: Command) -> None:
     for arguments in (("--size", "0"), ("--seconds", "0"), ("--measure", "luck")):
         assert layer8("bench", *arguments).returncode == 2
+
+
+def test_bench_measures_between_two_vnets_beside_raw_tls(layer8: Command) -> None:
+    done = layer8("bench", "--hosts", "2", "--seconds", "0.1", "--json")
+    assert done.returncode == 0, done.stderr
+    figures = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [figure["carrier"] for figure in figures] == ["layer8, 2 hosts", "layer8, 1 host", "raw TLS (Python's ssl)"]
+    assert all(figure[what] > 0 for figure in figures for what in ("round_trip", "rate", "bulk"))
+    assert layer8("bench", "--hosts", "2", "--size", "64").returncode == 2
