@@ -20,6 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from layer8.errors import Layer8Error
 from layer8.testing import make_overlay, running_vnet
 from layer8.vnet.status import StatusReader
 
@@ -99,8 +100,11 @@ def _run(ends: _Layer8 | _Tls, what: str, size: int, seconds: float) -> float:
 
 def _hear(connection: Connection) -> Any:
     if not connection.poll(PATIENCE):
-        raise TimeoutError("a process of the benchmark says nothing")
-    return connection.recv()
+        raise Layer8Error("a process of the benchmark says nothing")
+    try:
+        return connection.recv()
+    except EOFError:
+        raise Layer8Error("a process of the benchmark has failed") from None
 
 
 def _paced(seconds: float) -> Iterator[bool]:
@@ -119,6 +123,7 @@ class _Layer8:
     def far(self, talk: Connection, what: str, size: int) -> None:
         from layer8 import Vnic
 
+        os.environ["LAYER8_VNET"] = self.far_socket  # what stands there would be looked at in place of it
         with Vnic("far", vnet=self.far_socket, security=self.security, attach_timeout=PATIENCE) as vnic:
             talk.send(str(vnic.uuid))
             if what == "echo":
@@ -137,6 +142,7 @@ class _Layer8:
         from layer8 import Vnic
 
         payload = os.urandom(size)
+        os.environ["LAYER8_VNET"] = self.near_socket
         with Vnic(vnet=self.near_socket, security=self.security, attach_timeout=PATIENCE, timeout=PATIENCE) as vnic:
             to = UUID(where)
             vnic.find(to, timeout=PATIENCE)

@@ -18,7 +18,7 @@ def test_a_vnet_that_died_is_the_same_one_again_and_awaits_whom_it_knew(tmp_path
     first.add(two)
     first.remove(one)
     again = Acquaintances.load(path)
-    assert (again.vnet, again.awaited) == (first.vnet, {two})
+    assert (again.vnet, again.awaited) == (first.vnet, frozenset({two}))
     assert path.stat().st_mode & 0o777 == 0o600
 
 
