@@ -29,12 +29,12 @@ class LinkRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defau
     reason: str = ""
     since: float = 0.0
     heard: float = 0.0
-    round_trip: float = 0.0  # seconds
+    round_trip: float = 0.0  # seconds, as the kernel has smoothed it; 0: not known
     messages_in: int = 0  # come over the link
     bytes_in: int = 0
     messages_out: int = 0  # gone over it
     bytes_out: int = 0
-    unanswered: int = 0  # bytes that the far side has not answered for
+    queued: int = 0  # bytes that wait to be written to it
 
 
 class HealthRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):

@@ -23,7 +23,7 @@ from layer8.rendezvous import http_token_file
 from layer8.vnic.control import ControlClient
 
 _NOBODY = 3  # as everywhere: nobody there
-_SIZES = {"memory", "bytes_in", "bytes_out", "unanswered"}
+_SIZES = {"memory", "bytes_in", "bytes_out", "queued"}
 _MOMENTS = {"create_time", "started", "since", "heard"}
 
 

@@ -103,13 +103,12 @@ class Frames:
     def next(self) -> Frame:
         records = self._asker.records()
         if records is not None:
-            own = next((record for record in records if record.kind == "vnet" and record.pid), None)
             frame = Frame(
                 time=time.time(),
                 source="directory",
-                vnet="running" if own is None else process_text(own.pid, own.create_time),
+                vnet="running",  # it answers; a pid among the records may be of another host
                 records=tuple(record for record in records if record.state is not State.DOWN),
-                alarms=tuple(f"{record.alias or record.uuid}: {name}" for record in records for name in record.alarms),
+                alarms=_alarms(records),
             )
         else:
             frame = self._from_segment()
@@ -145,6 +144,16 @@ class Frames:
             if known is None or now > known[0]:
                 self._before[record.uuid] = now, record
         return rates
+
+
+def _alarms(records: tuple[HealthRecord, ...]) -> tuple[str, ...]:
+    """Who raises what, and where, if there are several hosts."""
+    several = len({record.host for record in records}) > 1
+    return tuple(
+        f"{record.alias or record.uuid}{f' on {record.host}' if several else ''}: {name}"
+        for record in records
+        for name in record.alarms
+    )
 
 
 def _own_record(snapshot: Snapshot) -> HealthRecord:
@@ -277,7 +286,7 @@ def picture(frame: Frame) -> Group:
         row.style = _COLOURS[record.state] if not record.is_up else "red" if record.alarms else ""
     parts.append(table)
     if links:
-        parts += [Text(), make_table(["LINK", "TO", "STATE", ">RTT", ">IN", ">OUT", ">UNANSWERED"], links)]
+        parts += [Text(), make_table(["LINK", "TO", "STATE", ">RTT", ">IN", ">OUT", ">QUEUED"], sorted(links))]
     if frame.alarms:
         parts += [Text(), Text("Alarms", style="bold red"), *(Text(f"  {alarm}") for alarm in frame.alarms)]
     return Group(*parts)  # type: ignore[arg-type]
@@ -303,7 +312,7 @@ def _link_row(record: HealthRecord, link: LinkRecord) -> list[str]:
         f"{link.round_trip * 1e3:.1f} ms" if link.round_trip else "-",
         size_text(link.bytes_in),
         size_text(link.bytes_out),
-        size_text(link.unanswered),
+        size_text(link.queued),
     ]
 
 

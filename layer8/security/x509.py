@@ -91,6 +91,11 @@ class X509Provider:
         return self._credentials.identity
 
     @property
+    def credential(self) -> str:
+        """Of the own leaf, as in the principals that others make of it."""
+        return _credential(self._credentials.certificate)
+
+    @property
     def expires(self) -> float:
         """When the own leaf does; Unix seconds."""
         return self._credentials.expires

@@ -174,7 +174,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 
 def has_several_hosts(config: VnetConfig) -> bool:
     """Whether the overlay has, or may have, other hosts: whatever says where they are or where they reach this one."""
-    return any(getattr(config, name, ()) for name in ("listen", "peers", "links", "discover"))
+    return bool(config.listen or config.peers)  # beacons need `listen`
 
 
 def read(path: Path, only: str | None = None) -> Config:

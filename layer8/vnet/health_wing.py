@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from layer8.dataplane import SwitchCounters
@@ -64,6 +65,9 @@ class Ready(Owner, Protocol):
     def is_ready(self) -> bool:
         """Whether Vnics can attach and records move."""
 
+    async def refresh(self) -> None:
+        """Brings the figures of this host up to date, and asks the others for theirs."""
+
 
 class HealthWing:
     """One a Vnet, in the loop's thread. `several_hosts` may be replaced by whoever knows better."""
@@ -109,13 +113,13 @@ class HealthWing:
         self.desk.start()
         self.elections.start()
 
-    def open_http(self, vnet: Ready, principal: str) -> None:
-        """Listens where it was told to, if it was. Raises OSError. `principal`: the Vnet's own."""
+    def open_http(self, vnet: Ready, principal: Callable[[], Principal]) -> None:
+        """Listens where it was told to, if it was. Raises OSError. `principal`: whose rights decide, now."""
         config = vnet.config
         if config.http:
             from layer8.vnet.http.pages import HttpPort  # with what it needs, and only where it is wanted
 
-            self._http = HttpPort(vnet, self, config.http, http_token_file(vnet.path()), config.http_as or principal)
+            self._http = HttpPort(vnet, self, config.http, http_token_file(vnet.path()), principal)
             try:
                 self._http.open()
             except OSError as error:
@@ -165,7 +169,10 @@ class HealthWing:
             )
 
 
-def own_principal(provider: SecurityProvider) -> str:
-    """Who a Vnet with this provider is, as far as the provider says; else the local user."""
+def own_principal(provider: SecurityProvider, uri: str = "") -> Principal:
+    """Who a Vnet with this provider is, as far as the provider says; else the local user. `uri`: it speaks for this one
+    in place of itself. Believed as long as the Vnet's own credential, which may be another one tomorrow."""
     identity = getattr(provider, "identity", None)
-    return str(identity) if identity is not None else f"layer8://local/uid/{os.geteuid()}"
+    uri = uri or (str(identity) if identity is not None else f"layer8://local/uid/{os.geteuid()}")
+    role = Role.VNET if urlsplit(uri).path.startswith("/vnet/") else Role.VNIC
+    return Principal(uri=uri, role=role, credential=getattr(provider, "credential", ""))

@@ -17,6 +17,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Protocol
@@ -145,6 +146,13 @@ class Adjacent:
             before[2] + now.records_out,
             before[3] + now.bytes_out,
         )
+
+    def now(self) -> tuple[float, int]:
+        """The round trip of the present connection, seconds, and the bytes that wait to be written to it."""
+        connection = self.connection
+        if connection is None or connection.queues is None:
+            return 0.0, 0
+        return round_trip(connection.tls), connection.queues.counters().out_fill
 
     def say(self, message: Linked) -> None:
         """Sends, if there is a connection; what is not sent is made good when the next one begins."""
@@ -555,6 +563,7 @@ class Links:
             connection, hello = adjacent.connection, adjacent.hello
             thread = connection.thread if connection is not None else None
             records_in, bytes_in, records_out, bytes_out = adjacent.figures()
+            trip, queued = adjacent.now()
             yield LinkRecord(
                 vnet=adjacent.vnet,
                 name=hello.name if hello is not None else "",
@@ -564,6 +573,8 @@ class Links:
                 reason=adjacent.reason,
                 since=adjacent.since,
                 heard=time.time() - (time.monotonic() - thread.heard) if thread is not None else 0.0,
+                round_trip=trip,
+                queued=queued,
                 messages_in=records_in,
                 bytes_in=bytes_in,
                 messages_out=records_out,
@@ -615,6 +626,15 @@ class Links:
             return
         text = str(error) or type(error).__name__
         self._complaints.warn("link", "no link with the Vnet at %s: %s", address, text)
+
+
+def round_trip(connection: socket.socket) -> float:
+    """Of a TCP connection, seconds: tcpi_rtt of struct tcp_info in linux/tcp.h. 0 when it is not known."""
+    try:
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 72)
+    except OSError:  # closed meanwhile
+        return 0.0
+    return float(struct.unpack_from("=I", info, 68)[0]) / 1e6 if len(info) >= 72 else 0.0
 
 
 async def connect(host: str, port: int, loop: asyncio.AbstractEventLoop) -> socket.socket:

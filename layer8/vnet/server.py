@@ -138,7 +138,7 @@ class Vnet:
             self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
             self._thread = self._make_switch()
             self._status = StatusBoard(self, self._loop)
-            self.wing.open_http(self, own_principal(self.provider))
+            self.wing.open_http(self, lambda: own_principal(self.provider, self.config.http_as))
         except (OSError, EnrolError) as error:
             self.network.stop_listening()
             self.enrolling.close()

@@ -260,8 +260,14 @@ class SharedDirectory:
             health = self._vnet.health
             known = health.directory.get(uuid)
             if known is not None and known.state is not State.DOWN:
-                now = self._loop.time()
-                health.happened(health.directory.mark(uuid, state, now, since=time.time(), reason=reason))
+                now, since = self._loop.time(), time.time()
+                if known.links:  # of these is known what their other ends say; as it last told them they are no more
+                    links = tuple(msgspec.structs.replace(link, state=state, reason=reason) for link in known.links)
+                    left = links if state is State.SUSPECT else ()
+                    record = msgspec.structs.replace(known, state=state, reason=reason, since=since, links=left)
+                    health.happened(health.directory.put(record, now))
+                else:
+                    health.happened(health.directory.mark(uuid, state, now, since=since, reason=reason))
         finally:
             self._applying = False
 

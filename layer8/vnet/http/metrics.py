@@ -138,13 +138,15 @@ class _Families(Collector):
             (link, {"host": own.host, "to": link.host or link.name, "to_uuid": str(link.vnet)}) for link in own.links
         ]
         up = GaugeMetricFamily("layer8_link_up", "1 while the link is UP.")
-        trip = GaugeMetricFamily("layer8_link_round_trip_seconds", "Round trip of the last keep-alive.")
-        unanswered = GaugeMetricFamily("layer8_link_unanswered_bytes", "Bytes that the far side has not answered for.")
+        trip = GaugeMetricFamily(
+            "layer8_link_round_trip_seconds", "Round trip of the link, as the kernel has smoothed it."
+        )
+        queued = GaugeMetricFamily("layer8_link_queued_bytes", "Bytes that wait to be written to the link.")
         for link, labels in links:
             up.add_sample("layer8_link_up", labels, float(link.state is State.UP))
             trip.add_sample("layer8_link_round_trip_seconds", labels, link.round_trip)
-            unanswered.add_sample("layer8_link_unanswered_bytes", labels, link.unanswered)
-        yield from (up, trip, unanswered)
+            queued.add_sample("layer8_link_queued_bytes", labels, link.queued)
+        yield from (up, trip, queued)
         for name, (attribute, text) in _LINK_COUNTERS.items():
             counter = CounterMetricFamily(f"layer8_{name}", text)
             for link, labels in links:

@@ -33,7 +33,7 @@ import msgspec
 from layer8.health.directory import Appeared, Changed, Event
 from layer8.health_record import HealthRecord, State
 from layer8.rendezvous import split_address
-from layer8.security.provider import Action, Principal, Resource, ResourceKind, Role
+from layer8.security.provider import Action, Principal, Resource, ResourceKind
 from layer8.vnet.health_wing import HealthWing, Ready
 from layer8.vnet.http.listener import HttpListener, Request, Response
 from layer8.vnet.http.live import Live
@@ -59,20 +59,23 @@ _log = logging.getLogger("layer8.http")
 
 
 class HttpPort:
-    """One a Vnet, in the loop's thread. `address`: "host:port" once open. `token_file`: who may ask can read it."""
+    """One a Vnet, in the loop's thread. `address`: "host:port" once open. `token_file`: who may ask can read it.
+    `principal`: whose right to read-health decides, asked at every request."""
 
-    def __init__(self, vnet: Ready, wing: HealthWing, where: str, token_file: Path, principal: str) -> None:
+    def __init__(
+        self, vnet: Ready, wing: HealthWing, where: str, token_file: Path, principal: Callable[[], Principal]
+    ) -> None:
         self._vnet = vnet
         self._wing = wing
         self._where = where
         self.token_file = token_file
-        self._principal = Principal(uri=principal, role=Role.VNIC)
+        self._principal = principal
         self._token = secrets.token_urlsafe(32)
         self._names: frozenset[str] = frozenset()
         self._down: dict[str, tuple[int, HealthRecord]] = {}
         self._listener = HttpListener(self._handle)
         about: dict[str, object] = {"vnet": vnet.config.name, "host": wing.desk.host, "uuid": str(vnet.uuid)}
-        self._live = Live(wing.desk.directory, wing.desk.refresh, about)
+        self._live = Live(wing.desk.directory, vnet.refresh, about)
         self._page = importlib.resources.files("layer8.vnet.http").joinpath("page.html").read_bytes()
         self._serving: asyncio.Task[None] | None = None
         self._socket: socket.socket | None = None
@@ -177,8 +180,9 @@ class HttpPort:
         if not token or not self._is_token(token.strip()):
             return self._unauthorized()
         overlay = Resource(kind=ResourceKind.OVERLAY, name=self._vnet.overlay)
-        if not self._vnet.allowed(self._principal, Action.READ_HEALTH, overlay):
-            return Response(status=403, body=f"{self._principal.uri} may not read-health\n".encode())
+        who = self._principal()
+        if not self._vnet.allowed(who, Action.READ_HEALTH, overlay):
+            return Response(status=403, body=f"{who.uri} may not read-health\n".encode())
         return None
 
     def _show_page(self, request: Request) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from layer8 import Vnic
 from layer8.rendezvous import http_token_file
-from layer8.testing import RunningVnet, running_vnet
+from layer8.testing import RunningVnet, make_overlay, running_vnet
 from layer8.vnet.status import StatusReader
 
 CONFIG = {"http": "127.0.0.1:0", "status_interval": 0.1, "look_interval": 0.1, "statistics_interval": 0.3}
@@ -77,6 +78,54 @@ def make_site() -> Iterator[Callable[..., Site]]:
     yield make
     for vnet in started:
         vnet.close()
+
+
+class Mesh:
+    """Three Vnets of one overlay, each linked to the others; `site`: the HTTP port of the first."""
+
+    HOSTS = ("amber", "birch", "cedar")
+
+    def __init__(self, directory: Path, stack: ExitStack) -> None:
+        self.overlay = make_overlay(directory, "shop")
+        self.vnets: dict[str, RunningVnet] = {}
+        self._stack = stack
+        peers: list[str] = []
+        for number, host in enumerate(self.HOSTS, 1):
+            vnet = stack.enter_context(
+                running_vnet(
+                    config={
+                        **CONFIG,
+                        "security": "x509",
+                        "identity": self.overlay.vnet(host),
+                        "host": host,
+                        "listen": f"127.0.3.{number}:0",
+                        "peers": peers,
+                        "alarms": {"memory": {"raise": 1, "alias": "alarming"}},
+                    }
+                )
+            )
+            self.vnets[host] = vnet
+            with StatusReader(vnet.socket) as reader:
+                peers = [*peers, reader.snapshot().listen[0]]
+        self.site = Site(self.vnets[self.HOSTS[0]])
+
+    def vnic(self, host: str, alias: str) -> Vnic:
+        """There until the end of the test."""
+        vnic = Vnic(
+            alias,
+            vnet=str(self.vnets[host].socket),
+            security=f"x509:{self.overlay.vnic()}",
+            attach_timeout=30.0,
+            timeout=30.0,
+        )
+        self._stack.callback(vnic.close)
+        return vnic
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[Mesh]:
+    with ExitStack() as stack:
+        yield Mesh(tmp_path, stack)
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +19,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from layer8 import Vnic
 
 if TYPE_CHECKING:
-    from tests.vnet.http.conftest import Site
+    from tests.vnet.http.conftest import Mesh, Site
 
 MakeVnic = Callable[..., Vnic]
 PATIENCE_MS = 60_000  # a watchdog, not an expectation
@@ -109,6 +111,71 @@ def test_the_page_shows_the_overlay_as_it_is_and_as_it_changes(
     page.screenshot(path=BUILD / "page.png", full_page=True)
     assert (BUILD / "page.png").stat().st_size > 10_000
     assert page.errors == []  # type: ignore[attr-defined]
+
+
+def test_the_page_shows_all_hosts_and_the_links_between_them(open_page: Callable[..., Page], mesh: Mesh) -> None:
+    vnics = {(host, number): mesh.vnic(host, f"{host}-{number}") for host in mesh.HOSTS for number in range(3)}
+    near, far = vnics["amber", 0], vnics["birch", 0]
+    alarming = mesh.vnic("cedar", "alarming")
+    page = open_page(of=mesh.site, viewport={"width": 1400, "height": 900})
+    expect(page.locator("#where")).to_contain_text("default on amber")
+    expect(page.locator("#drawing rect.host")).to_have_count(3, timeout=PATIENCE_MS)
+    expect(page.locator("#drawing rect.vnic")).to_have_count(3)
+    expect(page.locator("#counts")).to_contain_text("3 hosts")
+    for (host, _), vnic in vnics.items():
+        node = page.locator(f"#drawing [aria-label='host {host}'] [data-uuid='{vnic.uuid}']")
+        expect(node).to_have_count(1, timeout=PATIENCE_MS)
+        expect(page.locator(f"#vnics tr[data-uuid='{vnic.uuid}'] td").nth(1)).to_have_text(host)
+    expect(page.locator("#drawing path.link")).to_have_count(3, timeout=PATIENCE_MS)
+    expect(page.locator("#links tbody tr")).to_have_count(6)  # each as both of its Vnets see it
+    expect(page.locator("#links tbody .state")).to_have_text(["UP"] * 6)
+    expect(page.locator("#alarms")).to_contain_text("memory: alarming on cedar", timeout=PATIENCE_MS)
+    node = page.locator(f"#drawing [data-uuid='{alarming.uuid}']")
+    expect(node).to_have_attribute("aria-label", "vnic alarming on cedar: UP, alarms: memory", timeout=PATIENCE_MS)
+
+    with traffic(near, far):
+        row = page.locator("#links tbody tr", has=page.locator("td:nth-child(1)", has_text="amber"))
+        row = row.filter(has=page.locator("td:nth-child(2)", has_text="birch"))
+        expect(row.locator("td").nth(3)).to_contain_text("ms", timeout=PATIENCE_MS)
+        expect(row.locator("td").nth(5)).to_contain_text("KiB", timeout=PATIENCE_MS)
+        received = page.locator(f"#vnics tr[data-uuid='{far.uuid}'] td").nth(10)
+        expect(received).not_to_have_text("0", timeout=PATIENCE_MS)
+        BUILD.mkdir(exist_ok=True)
+        page.screenshot(path=BUILD / "page-mesh.png", full_page=True)
+
+    mesh.vnets["cedar"].kill()
+    cedar = page.locator(f"#vnics tr[data-uuid='{alarming.uuid}'] .state")
+    expect(cedar).to_have_text("SUSPECT", timeout=PATIENCE_MS)
+    page.screenshot(path=BUILD / "page-mesh-suspect.png", full_page=True)
+    expect(cedar).to_have_text("UNREACHABLE", timeout=PATIENCE_MS)
+    expect(page.locator("#links tbody tr")).to_have_count(2, timeout=PATIENCE_MS)
+    page.screenshot(path=BUILD / "page-mesh-cut.png", full_page=True)
+    assert page.errors == []  # type: ignore[attr-defined]
+
+
+@contextmanager
+def traffic(sender: Vnic, receiver: Vnic) -> Iterator[None]:
+    """Messages to it until the end, and all of them read."""
+    ended = threading.Event()
+
+    def send() -> None:
+        while not ended.wait(0.005):
+            sender.send(receiver.uuid, bytes(2000))
+
+    def read() -> None:
+        while not ended.is_set():
+            with suppress(TimeoutError):
+                receiver.receive(timeout=0.2)
+
+    threads = [threading.Thread(target=work, daemon=True) for work in (send, read)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for thread in threads:
+            thread.join(PATIENCE_MS / 1000)
 
 
 def test_the_page_works_with_a_keyboard_alone(open_page: Callable[..., Page], site: Site, make_vnic: MakeVnic) -> None:
