@@ -18,7 +18,6 @@
 #define LARGE_MAX (300u << 10)
 #define SENT_MAX 400000u
 #define SERIALS 240u
-#define RIGHTS_KEPT 512u
 #define PUSHING 3u
 
 enum state { SENT = 0, DELIVERED, NOTICED, GIVEN_UP };
@@ -69,8 +68,8 @@ struct node {
     struct slot slots[SLOTS];
     struct subscribed topics[TOPICS_USED];
     bool member[ALIASES_USED];
-    struct right_kept rights[RIGHTS_KEPT];
-    uint32_t right_count;
+    struct right_kept *rights; /* all that it took and has not answered: each must be */
+    uint32_t right_count, right_capacity;
     struct pushing pushing[PUSHING];
 };
 
@@ -165,6 +164,7 @@ static void node_remove(struct node *node) {
     for (uint32_t n = 0; n < PUSHING; n++) {
         free(node->pushing[n].bytes);
     }
+    free(node->rights);
     dead[node->serial] = true;
     node->alive = false;
     removals++;
@@ -243,6 +243,15 @@ static void on_notice(struct node *node, const struct layer8_record *record) {
     }
 }
 
+static void keep_right(struct node *node, struct right_kept right) {
+    if (node->right_count == node->right_capacity) {
+        node->right_capacity = node->right_capacity == 0 ? 64 : node->right_capacity * 2;
+        node->rights = realloc(node->rights, node->right_capacity * sizeof *node->rights);
+        CHECK(node->rights != NULL);
+    }
+    node->rights[node->right_count++] = right;
+}
+
 static void on_publication(struct node *node, struct entry *entry, const struct got *got) {
     uint32_t at = node->vnic.index;
     CHECK((entry->got >> at & 1u) == 0);
@@ -292,16 +301,9 @@ static void on_message(struct node *node, const struct got *got) {
         CHECK(entry->sequence > last_of[entry->stream][at]);
         last_of[entry->stream][at] = entry->sequence;
     }
-    if (entry->kind == LAYER8_REQUEST && node->right_count < RIGHTS_KEPT) {
-        node->rights[node->right_count++] =
-            (struct right_kept){.entry = head.entry, .right = got->record.missed, .generation = got->record.topic};
-    } else if (entry->kind == LAYER8_REQUEST) {
-        uint8_t bytes[16];
-        fill(bytes, sizeof bytes, head.entry, 1);
-        if (layer8_reply(node->vnic.port, got->record.missed, got->record.topic, got->record.correlation, bytes,
-                         sizeof bytes) < 0) {
-            entry->cancelled = 1; /* nobody will answer */
-        }
+    if (entry->kind == LAYER8_REQUEST) {
+        keep_right(node, (struct right_kept){
+                             .entry = head.entry, .right = got->record.missed, .generation = got->record.topic});
     }
     happened[13]++;
 }
@@ -409,10 +411,8 @@ static void push_on(struct node *node, struct pushing *pushing) {
         happened[15]++;
         if (!pushing->is_reply) {
             book[pushing->entry].state = GIVEN_UP;
-        } else if (node->right_count < RIGHTS_KEPT) {
-            node->rights[node->right_count++] = pushing->right; /* answers it another time */
         } else {
-            book[pushing->right.entry].cancelled = 1;
+            keep_right(node, pushing->right); /* answers it another time */
         }
     }
     if (over) {
@@ -743,6 +743,11 @@ int main(int count, char **arguments) {
     }
     for (uint32_t n = 0; n < SERIALS; n++) {
         free(by_sequence[n]);
+    }
+    for (uint32_t n = 0; n < NODES; n++) {
+        if (nodes[n].alive) {
+            free(nodes[n].rights);
+        }
     }
     free(book);
     free(last_of);

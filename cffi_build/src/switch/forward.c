@@ -349,6 +349,9 @@ static enum forward reply(layer8_switch *sw, port_t *port, const struct layer8_r
     struct right *right = layer8_right_of_reply(sw, port, record);
     if (right == NULL || right->state != RIGHT_OPEN) {
         COUNT(port->refused, 1); /* too late, or twice: the caller no longer waits */
+        if (message != NULL && message->count != 0) {
+            layer8_message_refuse(sw, port, message); /* and has the beginning of it */
+        }
         return FORWARD_DONE;
     }
     port_t *caller = right->caller;
@@ -415,13 +418,7 @@ static void cancel(layer8_switch *sw, port_t *port, struct handle *handle, const
     told.flags = LAYER8_FIRST | LAYER8_LAST;
     told.missed = index;
     told.topic = right->generation;
-    FOR_EACH_SAFE(at, &callee->messages) { /* a reply in fragments that has begun */
-        struct message *message = OWNER(struct message, of_source, at);
-        if ((message->first.kind == LAYER8_REPLY || message->first.kind == LAYER8_FAILED_REPLY) &&
-            message->first.missed == index && message->first.topic == right->generation) {
-            layer8_message_abort(sw, callee, message);
-        }
-    }
+    layer8_replies_abort(sw, right);
     layer8_right_end(sw, right);
     if (callee->adjacent != NULL) {
         if (handle != NULL) {

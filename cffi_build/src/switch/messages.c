@@ -105,3 +105,15 @@ void layer8_message_abort(layer8_switch *sw, port_t *port, struct message *messa
     layer8_message_end(sw, port, message);
     layer8_message_unowe(sw, message);
 }
+
+void layer8_replies_abort(layer8_switch *sw, const struct right *right) {
+    const uint32_t index = (uint32_t)(right - sw->rights);
+    port_t *callee = right->callee;
+    FOR_EACH_SAFE(at, &callee->messages) {
+        struct message *message = OWNER(struct message, of_source, at);
+        if (layer8_is_reply(message->first.kind) && message->first.missed == index &&
+            message->first.topic == right->generation) {
+            layer8_message_abort(sw, callee, message);
+        }
+    }
+}

@@ -145,6 +145,7 @@ void layer8_right_revoke(layer8_switch *sw, struct right *right) {
     port_t *caller = right->caller;
     uint8_t callee[16];
     memcpy(callee, right->callee->uuid, sizeof callee);
+    layer8_replies_abort(sw, right);
     right_cancel(sw, right, LAYER8_REASON_REVOKED);
     layer8_report(sw, caller, &request, LAYER8_REASON_REVOKED, callee);
 }

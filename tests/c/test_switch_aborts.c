@@ -1,0 +1,88 @@
+/* test_switch_aborts.c - whoever got the beginning of a message and will not get its end is told, whatever ended it. */
+#include "port.h"
+#include "switch_world.h"
+
+static uint8_t big[3 << 20];
+
+static uint64_t assembling(struct vnic *vnic) {
+    layer8_port_stats stats;
+    layer8_port_read_stats(vnic->port, &stats);
+    return stats.assembling_bytes;
+}
+
+static void push_some(struct vnic *vnic, layer8_outgoing *out) {
+    int status = layer8_push(vnic->port, out);
+    CHECK(status == LAYER8_FULL || status == LAYER8_XOFF);
+    (void)layer8_wait_room(vnic->port, -1, LAYER8_FRAGMENT_BYTES, SECOND / 100, 0);
+}
+
+struct asked {
+    struct world world;
+    struct vnic caller, callee;
+    uint32_t to;
+    layer8_outgoing answer;
+};
+
+/* A request, and the beginning of its answer with whoever asked. */
+static void ask_and_begin(struct asked *asked) {
+    world_start(&asked->world);
+    vnic_attach(&asked->caller, &asked->world, 0);
+    vnic_attach(&asked->callee, &asked->world, 1);
+    asked->to = vnic_grant(&asked->caller, 0, LAYER8_TARGET_PORT, asked->callee.id);
+    CHECK(layer8_request(asked->caller.port, asked->to, (const uint8_t *)"q", 1, 9, 0) > 0);
+    struct got question = vnic_receive(&asked->callee);
+    asked->answer = (layer8_outgoing){.kind = LAYER8_REPLY,
+                                      .right = question.record.missed,
+                                      .right_generation = question.record.topic,
+                                      .correlation = 9,
+                                      .payload = big,
+                                      .length = sizeof big};
+    while (assembling(&asked->caller) == 0) {
+        push_some(&asked->callee, &asked->answer);
+        CHECK(vnic_empty(&asked->caller));
+    }
+}
+
+/* The callee goes on, for it need not have heard that nobody waits any more. */
+static void go_on_to_the_end(struct asked *asked) {
+    int status;
+    while ((status = layer8_push(asked->callee.port, &asked->answer)) != LAYER8_OK) {
+        CHECK(status == LAYER8_FULL);
+        CHECK(vnic_empty(&asked->caller));
+        (void)layer8_wait_room(asked->callee.port, -1, LAYER8_FRAGMENT_BYTES, SECOND / 100, 0);
+    }
+    CHECK(world_command(&asked->world, LAYER8_COMMAND_QUIESCE, 0, 0, 0, 0, NULL) == LAYER8_OK);
+    CHECK(vnic_empty(&asked->caller));
+    layer8_port_stats stats;
+    layer8_port_read_stats(asked->caller.port, &stats);
+    CHECK(stats.assembling_bytes == 0 && stats.messages_aborted == 1);
+    world_stop(&asked->world);
+}
+
+static void test_an_answer_that_has_begun_ends_with_the_handle_it_was_asked_under(void) {
+    struct asked asked;
+    ask_and_begin(&asked);
+    CHECK(vnic_command(&asked.caller, LAYER8_COMMAND_REVOKE, asked.to, LAYER8_SLOT_REVOKED, 0) == LAYER8_OK);
+    CHECK(vnic_receive(&asked.caller).record.reason == LAYER8_REASON_REVOKED);
+    CHECK(assembling(&asked.caller) == 0); /* at once: the callee may never go on */
+    go_on_to_the_end(&asked);
+}
+
+static void test_an_answer_that_has_begun_ends_when_another_one_came_first(void) {
+    struct asked asked;
+    ask_and_begin(&asked);
+    while (layer8_reply(asked.callee.port, asked.answer.right, asked.answer.right_generation, 9, (const uint8_t *)"a",
+                        1) < 0) {
+        CHECK(vnic_empty(&asked.caller));
+    }
+    CHECK(vnic_receive(&asked.caller).entry.length == 1);
+    go_on_to_the_end(&asked);
+}
+
+int main(void) {
+    (void)alarm(280);
+    test_an_answer_that_has_begun_ends_with_the_handle_it_was_asked_under();
+    test_an_answer_that_has_begun_ends_when_another_one_came_first();
+    puts("test_switch_aborts: all passed");
+    return 0;
+}
