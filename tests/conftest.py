@@ -18,11 +18,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 _MARK = "LAYER8_TEST_RUN"
 _PATIENCE = 15.0  # seconds that something may take to vanish after the last test
 _SHARED_MEMORY = Path("/dev/shm")
 _HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")  # Python's own; they end with us
+
+# A loaded machine is slow: that says nothing of what is tested, and the watchdog is pytest-timeout's.
+settings.register_profile("layer8", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("layer8")
 
 
 @pytest.fixture(scope="session", autouse=True)

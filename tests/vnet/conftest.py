@@ -195,14 +195,21 @@ def until_fixture() -> Callable[[Callable[[], object], str], None]:
 
 
 @pytest.fixture
-def descriptors() -> Callable[[RunningVnet], int]:
-    """How many descriptors the daemon has open."""
+def descriptors() -> Callable[[RunningVnet], set[tuple[str, str]]]:
+    """What the daemon has open: numbers, and what each is. To be compared as sets, for what an earlier test left may
+    still be closing; a count would take it for what is there to stay. Without the files in /proc through which its
+    health rounds look at the processes that are attached: those are opened some time after the attach."""
 
-    def count(vnet: RunningVnet) -> int:
-        assert vnet.pid is not None
-        return len(os.listdir(f"/proc/{vnet.pid}/fd"))
+    def opened(vnet: RunningVnet) -> set[tuple[str, str]]:
+        found = set()
+        for entry in Path(f"/proc/{vnet.pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed while we look
+                target = os.readlink(entry)
+                if not target.startswith("/proc/"):
+                    found.add((entry.name, target))
+        return found
 
-    return count
+    return opened
 
 
 @pytest.fixture

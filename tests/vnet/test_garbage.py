@@ -84,7 +84,7 @@ def shared() -> Iterator[RunningVnet]:
         assert " ERROR " not in vnet.log
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     attached=st.booleans(),
     frames=st.lists(st.one_of(messages, sensible, sensible, st.binary(max_size=60)), min_size=1, max_size=30),

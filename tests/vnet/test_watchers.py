@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import cast
 from uuid import UUID
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from layer8.health.directory import Directory, matches
@@ -53,7 +53,6 @@ steps = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(
     before=st.sets(st.integers(1, 12)),
     steps=steps,
