@@ -1,7 +1,7 @@
 """One connection of a link: a thread that moves whole batches between a TLS socket and the queues of the switch.
 
-    switch ──queue──▶ collect ──▶ one TLS write of up to 256 KiB ──▶ the other Vnet
-    switch ◀──queue── feed    ◀── TLS reads until it would block ◀──
+    switch ──queue──▶ collect ──▶ TLS writes of up to 128 KiB ──▶ the other Vnet
+    switch ◀──queue── feed    ◀── TLS reads, up to 128 KiB    ◀──
     loop   ◀── control frames ──▶ loop                                (Python speaks with Python on the same stream)
 
 Only this thread touches the socket, for reading and for writing: two threads on one SSLSocket are a crash. It sleeps in
@@ -33,6 +33,9 @@ from layer8.protocol.link_messages import ALIVE, FRAME_BYTES, frame
 
 WRITE_BYTES = 256 << 10
 READ_BYTES = 512 << 10
+TURN_BYTES = 128 << 10
+"""Read before it is fed, written before something is read: less than a sender has under way, so that both ends work."""
+
 BACKLOG_BYTES = 64 << 20
 FLUSH_SECONDS = 1.0
 
@@ -218,7 +221,8 @@ class LinkThread:
             return False
         start, ended = self._in_fill, False
         view = memoryview(self._in)
-        while self._more and self._in_fill < READ_BYTES:
+        until = min(start + TURN_BYTES, READ_BYTES)
+        while self._more and self._in_fill < until:
             try:
                 count = self._tls.recv_into(view[self._in_fill :])
             except ssl.SSLWantReadError:
@@ -263,9 +267,11 @@ class LinkThread:
         if self._wants_write:
             return False
         moved = False
-        while self._pending:
+        turn = TURN_BYTES
+        while self._pending and turn > 0:
+            first = self._pending[0]
             try:
-                count = self._tls.send(self._pending[0])
+                count = self._tls.send(first[:turn])
             except ssl.SSLWantWriteError:
                 self._wants_write = True
                 return moved
@@ -273,9 +279,12 @@ class LinkThread:
                 self._more = True
                 return moved
             moved = True
-            first = self._pending.popleft()
+            turn -= count
             if count < len(first):
-                self._pending.appendleft(memoryview(first)[count:])
+                self._pending[0] = memoryview(first)[count:]
+            else:
+                self._pending.popleft()
+        self._more = True  # answers may have come meanwhile; and as long as there is something to write, nothing polls
         self._said = time.monotonic()
         return moved
 

@@ -11,7 +11,8 @@
 #include <sys/epoll.h>
 
 #define LINKS_ID (UINT64_C(1) << 32)
-#define ROUND_FRAMES 1024u             /* taken from one link in its turn */
+#define ROUND_FRAMES 1024u             /* taken from one link in its turn, */
+#define ROUND_BYTES (UINT64_C(128) << 10) /* or so much: then receivers are rung and the answers go */
 #define TURN_RECORDS 64u               /* sent of one flow in its turn */
 #define TURN_BYTES 65536u
 #define PUBLISH_BYTES (UINT64_C(128) << 10)
@@ -549,13 +550,15 @@ static bool take_frame(layer8_switch *sw, struct adjacent *adjacent, const struc
 /* True: there is more to take. */
 static bool take_frames(layer8_switch *sw, struct adjacent *adjacent) {
     const struct layer8_frame_head *head;
+    uint64_t bytes = 0;
     sw->spent = 0;
-    for (uint32_t n = 0; n < ROUND_FRAMES && !adjacent->broken; n++) {
+    for (uint32_t n = 0; n < ROUND_FRAMES && bytes < ROUND_BYTES && !adjacent->broken; n++) {
         head = layer8_queue_next(adjacent->link);
         if (head == NULL) {
             layer8_queue_taken(adjacent->link);
             return layer8_queue_ask_fed(adjacent->link);
         }
+        bytes += head->length;
         if (!take_frame(sw, adjacent, head)) {
             layer8_adjacent_violation(sw, adjacent);
         }
