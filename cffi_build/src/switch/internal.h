@@ -291,6 +291,7 @@ struct layer8_switch {
     port_t **by_uuid;      /* hash of all ports */
     uint32_t uuid_mask, stranger_count;
     struct link busy;      /* adjacent Vnets with something to take or to send */
+    struct link late;      /* and with outcomes that wait for company */
     struct pool arrival_pool, sent_pool, parcel_pool;
     struct arriving *arriving; /* while a record of a proxy is forwarded */
     uint64_t now_ns, tick_ns, spent; /* spent: bytes copied, for the quota of the port visited */

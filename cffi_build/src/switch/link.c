@@ -15,6 +15,8 @@
 #define ROUND_BYTES (UINT64_C(128) << 10) /* or so much: then receivers are rung and the answers go */
 #define TURN_RECORDS 64u               /* sent of one flow in its turn */
 #define TURN_BYTES 65536u
+#define ANSWER_BYTES (UINT64_C(32) << 10) /* outcomes of less wait for company, */
+#define ANSWER_NS UINT64_C(1000000)       /* so long */
 #define PUBLISH_BYTES (UINT64_C(128) << 10)
 
 /* ---- life ---- */
@@ -37,6 +39,7 @@ int layer8_add_link(layer8_switch *sw) {
         adjacent->unanswered = calloc(sw->config.max_ports + (size_t)1, sizeof(uint64_t));
         adjacent->number = n;
         list_init(&adjacent->busy);
+        list_init(&adjacent->late);
         list_init(&adjacent->proxies);
         list_init(&adjacent->ready);
         list_init(&adjacent->parcels);
@@ -62,6 +65,7 @@ void layer8_adjacent_free(layer8_switch *sw, struct adjacent *adjacent) {
         sw->adjacents[adjacent->number] = NULL;
     }
     list_remove(&adjacent->busy);
+    list_remove(&adjacent->late);
     free(adjacent->sent);
     free(adjacent->unanswered);
     free(adjacent->answers);
@@ -359,6 +363,7 @@ static bool send_answers(struct adjacent *adjacent) {
         from += count;
     }
     adjacent->answer_count -= from;
+    adjacent->answer_bytes = 0;
     if (adjacent->answer_count == 0) {
         return true;
     }
@@ -366,8 +371,27 @@ static bool send_answers(struct adjacent *adjacent) {
     return false;
 }
 
+/* A few outcomes wait a moment for a record that goes the same way, mostly a reply: alone they would wake four threads,
+ * and these would be in the way of the reply. A sender can have far more on its way than is kept back here. */
+static bool answers_wait(layer8_switch *sw, struct adjacent *adjacent) {
+    if (adjacent->answer_count == 0 || adjacent->answer_bytes >= ANSWER_BYTES || adjacent->parcels_unsent != 0 ||
+        !list_empty(&adjacent->ready) || sw->quiescing) {
+        return false;
+    }
+    uint64_t now = layer8_now_ns();
+    if (!list_linked(&adjacent->late)) {
+        adjacent->late_ns = now + ANSWER_NS;
+        list_append(&sw->late, &adjacent->late);
+    }
+    return now < adjacent->late_ns;
+}
+
 /* Sends what may go; true: there is more, and the queue has room again. */
 static bool send_all(layer8_switch *sw, struct adjacent *adjacent) {
+    if (answers_wait(sw, adjacent)) {
+        return false;
+    }
+    list_remove(&adjacent->late);
     bool room = send_answers(adjacent) && send_parcels(sw, adjacent);
     while (room && !list_empty(&adjacent->ready)) {
         room = send_turn(sw, adjacent, OWNER(struct flow, of_adjacent, adjacent->ready.next));
@@ -379,10 +403,12 @@ static bool send_all(layer8_switch *sw, struct adjacent *adjacent) {
     return !room && layer8_queue_ask_room(adjacent->link);
 }
 
-void layer8_answer(layer8_switch *sw, struct adjacent *adjacent, uint64_t tag, uint16_t reason) {
+void layer8_answer(layer8_switch *sw, struct adjacent *adjacent, uint64_t tag, uint64_t span, uint16_t reason) {
     if (adjacent->link == NULL) {
         return; /* it will come again */
     }
+    adjacent->answer_bytes += reason == LAYER8_REASON_NONE ? span : ANSWER_BYTES; /* bad news travels at once */
+    layer8_adjacent_busy(sw, adjacent);
     struct layer8_outcome *last = adjacent->answer_count != 0 ? &adjacent->answers[adjacent->answer_count - 1] : NULL;
     if (last != NULL && last->first + last->count == tag && last->reason == reason && last->count < LAYER8_RUN_MAX) {
         last->count++;
@@ -399,7 +425,6 @@ void layer8_answer(layer8_switch *sw, struct adjacent *adjacent, uint64_t tag, u
         adjacent->answer_capacity = capacity;
     }
     adjacent->answers[adjacent->answer_count++] = (struct layer8_outcome){.first = tag, .count = 1, .reason = reason};
-    layer8_adjacent_busy(sw, adjacent);
 }
 
 /* ---- what is said once ---- */
@@ -574,12 +599,20 @@ void layer8_adjacents_step(layer8_switch *sw) {
     if (sw->frozen) {
         return;
     }
+    uint64_t now = list_empty(&sw->late) ? 0 : layer8_now_ns();
+    FOR_EACH(at, &sw->late) {
+        struct adjacent *adjacent = OWNER(struct adjacent, late, at);
+        if (now >= adjacent->late_ns) {
+            layer8_adjacent_busy(sw, adjacent);
+        }
+    }
     list_splice(&round, &sw->busy);
     while (!list_empty(&round)) {
         struct adjacent *adjacent = OWNER(struct adjacent, busy, round.next);
         list_remove(&adjacent->busy);
         bool more = take_frames(sw, adjacent);
         layer8_flush(sw); /* receivers read while the answers are on their way */
+        list_remove(&adjacent->busy); /* what was found to be sent meanwhile is sent now */
         more = send_all(sw, adjacent) || more;
         if (more) {
             layer8_adjacent_busy(sw, adjacent);
@@ -663,7 +696,9 @@ int layer8_link_down(layer8_switch *sw, uint32_t number) {
     (void)epoll_ctl(sw->epoll, EPOLL_CTL_DEL, adjacent->link->switch_fd, NULL);
     adjacent->link = NULL;
     adjacent->answer_count = 0;
+    adjacent->answer_bytes = 0;
     list_remove(&adjacent->busy);
+    list_remove(&adjacent->late);
     forget_sent(sw, adjacent);
     layer8_arrivals_forget(sw, adjacent);
     FOR_EACH(at, &adjacent->proxies) {

@@ -98,7 +98,7 @@ void layer8_arrival_answer(layer8_switch *sw, port_t *port, struct held *held) {
     struct arrival *arrival = OWNER(struct arrival, held, held);
     if (arrival->tag != 0) {
         port->adjacent->unanswered[arrival->counted] -= held->span;
-        layer8_answer(sw, port->adjacent, arrival->tag, arrival->outcome);
+        layer8_answer(sw, port->adjacent, arrival->tag, held->span, arrival->outcome);
         arrival->tag = 0;
         free(arrival->body);
         arrival->body = NULL;
@@ -153,7 +153,7 @@ static bool from_stranger(layer8_switch *sw, struct adjacent *adjacent, const st
     }
     bool speaks = record->kind >= LAYER8_UNICAST && record->kind <= LAYER8_REQUEST;
     if (stranger == NULL && (!speaks || sw->stranger_count >= STRANGERS)) {
-        layer8_answer(sw, adjacent, arriving->tag, speaks ? LAYER8_REASON_TOO_MANY : LAYER8_REASON_NONE);
+        layer8_answer(sw, adjacent, arriving->tag, 0, speaks ? LAYER8_REASON_TOO_MANY : LAYER8_REASON_NONE);
         return true; /* it answers nobody here */
     }
     struct arrival *arrival = new_arrival(sw, record, body, arriving);
@@ -378,7 +378,7 @@ bool layer8_arrive(layer8_switch *sw, struct adjacent *adjacent, const struct la
         return true;
     }
     if (!arriving.kept) {
-        layer8_answer(sw, adjacent, frame->tag, arriving.outcome);
+        layer8_answer(sw, adjacent, frame->tag, layer8_record_span(record->length), arriving.outcome);
     }
     return true;
 }
@@ -386,7 +386,7 @@ bool layer8_arrive(layer8_switch *sw, struct adjacent *adjacent, const struct la
 void layer8_arrive_gone(layer8_switch *sw, struct adjacent *adjacent, const struct layer8_frame_gone *frame) {
     port_t *port = find(sw, adjacent, frame->uuid);
     struct stranger *stranger = stranger_named(adjacent, frame->uuid);
-    layer8_answer(sw, adjacent, frame->tag, LAYER8_REASON_NONE);
+    layer8_answer(sw, adjacent, frame->tag, 0, LAYER8_REASON_NONE);
     if (stranger != NULL) {
         (void)layer8_refuse_source(sw, adjacent->number, frame->uuid);
     }
@@ -439,7 +439,7 @@ int layer8_refuse_source(layer8_switch *sw, uint32_t number, const uint8_t *uuid
         struct arrival *arrival = OWNER(struct arrival, queue, stranger->arrivals.next);
         list_remove(&arrival->queue);
         adjacent->unanswered[arrival->counted] -= arrival->held.span;
-        layer8_answer(sw, adjacent, arrival->tag, LAYER8_REASON_REVOKED);
+        layer8_answer(sw, adjacent, arrival->tag, arrival->held.span, LAYER8_REASON_REVOKED);
         free(arrival->body);
         layer8_pool_give(&sw->arrival_pool, arrival);
     }

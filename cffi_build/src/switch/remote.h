@@ -77,6 +77,9 @@ struct adjacent {
     uint64_t next_tag;
     struct layer8_outcome *answers;
     uint32_t answer_count, answer_capacity;
+    uint64_t answer_bytes; /* of records, that these answer */
+    uint64_t late_ns;      /* when they go alone, while `late` is linked */
+    struct link late;
     uint64_t *unanswered;  /* bytes kept here, by index of the local port; the last is for topics */
 };
 
@@ -100,7 +103,7 @@ void layer8_remote_cancel(layer8_switch *sw, port_t *callee, const port_t *calle
 void layer8_remote_fail(layer8_switch *sw, port_t *caller, const struct layer8_record *request, uint16_t reason,
                         const uint8_t *callee);
 void layer8_remote_gone(layer8_switch *sw, const port_t *port); /* a port of this host is reaped */
-void layer8_answer(layer8_switch *sw, struct adjacent *adjacent, uint64_t tag, uint16_t reason);
+void layer8_answer(layer8_switch *sw, struct adjacent *adjacent, uint64_t tag, uint64_t span, uint16_t reason);
 
 /* ---- remote.c: proxies, and what comes from them ---- */
 

@@ -98,6 +98,7 @@ layer8_switch *layer8_switch_new(const layer8_switch_config *config) {
     list_init(&sw->opening);
     list_init(&sw->released);
     list_init(&sw->busy);
+    list_init(&sw->late);
     sw->adjacents = calloc(LAYER8_LINKS, sizeof(struct adjacent *));
     sw->by_uuid = calloc(sw->uuid_mask + (size_t)1, sizeof(port_t *));
     sw->arrival_pool.size = sizeof(struct arrival);
@@ -460,6 +461,13 @@ static void poll_doorbells(layer8_switch *sw, int timeout_ms) {
     }
 }
 
+static int patience_ms(const layer8_switch *sw, bool timed) {
+    if (!list_empty(&sw->late) && !sw->frozen) {
+        return 1;
+    }
+    return timed || sw->quiescing ? (int)(TICK_NS / 1000000u) : -1;
+}
+
 static bool idle(const layer8_switch *sw) { return list_empty(&sw->active) && (list_empty(&sw->busy) || sw->frozen); }
 
 /* Before it sleeps: looks at the armed ports for a while, so that a quick answer needs no wake-up. */
@@ -489,7 +497,7 @@ int layer8_switch_run(layer8_switch *sw) {
                 poll_doorbells(sw, 0);
             } else if (sw->config.spin_us == 0 || !spin(sw)) {
                 COUNT(sw->sleeps, 1);
-                poll_doorbells(sw, timed || sw->quiescing ? (int)(TICK_NS / 1000000u) : -1);
+                poll_doorbells(sw, patience_ms(sw, timed));
             }
         } else if (++round % ROUNDS_PER_POLL == 0) {
             poll_doorbells(sw, 0);
