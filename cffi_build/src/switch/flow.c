@@ -39,20 +39,16 @@ struct flow *layer8_flow_open(layer8_switch *sw, port_t *source, struct handle *
 
 static bool is_reply(const struct held *held) { return layer8_is_reply(held->record.kind); }
 
-/* What one handle holds in its sender's ring is bounded: over a quarter of it, the sender sees Xoff, until it is half of
- * that. Where everything must be held, until another host has answered, it is half of what can be held at all (what the
- * sender has written by then must find room too), and it goes on as soon as an eighth of that is free: in the time of a
- * round trip it must not run dry. */
+/* What one handle holds in its sender's ring is bounded: over a quarter of it, the sender sees Xoff. Over half of what can
+ * be held at all where everything must be held, until another host has answered. */
 static void choke(struct flow *flow) {
     struct handle *handle = flow->handle;
     uint64_t most = flow->source->hold_capacity / 4;
-    uint64_t again = most / 2;
     if (flow->target != NULL && flow->target->adjacent != NULL) {
         uint64_t half = (flow->source->hold_capacity - HOLD_KEPT_BACK) / 2;
         most = half > most ? half : most;
-        again = most - most / 8;
     }
-    if (handle != NULL && (handle->choked ? handle->owed_bytes < again : handle->owed_bytes > most)) {
+    if (handle != NULL && (handle->choked ? handle->owed_bytes < most / 2 : handle->owed_bytes > most)) {
         handle->choked = !handle->choked;
         layer8_handle_mark(handle);
     }
