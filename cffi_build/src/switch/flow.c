@@ -155,7 +155,8 @@ static void end_right_of_call(layer8_switch *sw, struct owed *owed) {
 static void refuse_one(layer8_switch *sw, struct owed *owed, uint16_t reason) {
     struct flow *flow = owed->flow;
     struct message *message = owed->message;
-    bool said = owed->held->dead || (message != NULL && message->refused);
+    bool over = message != NULL && message->right != NO_RIGHT && !layer8_right_stands(sw, message); /* said with its right */
+    bool said = owed->held->dead || (message != NULL && message->refused) || over;
     const struct layer8_record *record = &owed->held->record;
     if (layer8_is_reply(record->kind)) {
         struct right *right = layer8_right_of_reply(sw, flow->source, record);
@@ -215,6 +216,9 @@ void layer8_flow_forget(layer8_switch *sw, struct flow *flow) {
         const struct layer8_record *record = &owed->held->record;
         if (owed->message != NULL && owed->message->next > record->fragment) {
             owed->message->next = record->fragment;
+        }
+        if (owed->message != NULL && owed->message->ended && !owed->message->refused) {
+            layer8_message_reopen(flow->source, owed->message); /* its end will come again */
         }
         if (layer8_is_reply(record->kind) && (record->flags & LAYER8_LAST) != 0) {
             struct right *right = layer8_right_of_reply(sw, flow->source, record);

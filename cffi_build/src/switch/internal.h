@@ -440,6 +440,7 @@ bool layer8_message_add(struct message *message, const port_t *to, struct subscr
 void layer8_message_refuse(layer8_switch *sw, port_t *port, struct message *message);
 void layer8_message_abort(layer8_switch *sw, port_t *port, struct message *message); /* refuses and ends it */
 void layer8_message_end(layer8_switch *sw, port_t *port, struct message *message);
+void layer8_message_reopen(port_t *port, struct message *message); /* it ended with copies owed that are forgotten */
 void layer8_message_unowe(layer8_switch *sw, struct message *message);
 /* The replies in fragments that have begun under a right, before it ends: whoever asked gets no more of them. */
 void layer8_replies_abort(layer8_switch *sw, const struct right *right);

@@ -63,6 +63,12 @@ void layer8_message_end(layer8_switch *sw, port_t *port, struct message *message
     }
 }
 
+void layer8_message_reopen(port_t *port, struct message *message) {
+    message->ended = false;
+    list_append(&port->messages, &message->of_source);
+    port->message_count++;
+}
+
 void layer8_message_unowe(layer8_switch *sw, struct message *message) {
     if (--message->owed == 0 && message->ended) {
         free_message(sw, message);

@@ -350,6 +350,15 @@ void layer8_remote_granted(layer8_switch *sw, port_t *port, bool refused) {
     layer8_flush(sw);
 }
 
+/* A retry of a request that is being answered. Known when it comes and not when its turn comes: if it waits, the answer may
+ * be over by then, and it would be asked again. */
+static bool was_asked(layer8_switch *sw, port_t *port, const struct layer8_record *record) {
+    uint32_t index;
+    return record->kind == LAYER8_REQUEST && (record->flags & LAYER8_RETRY) != 0 &&
+           layer8_message_find(port, record) == NULL &&
+           layer8_right_of_call(sw, port, record->correlation, &index) != NULL;
+}
+
 bool layer8_arrive(layer8_switch *sw, struct adjacent *adjacent, const struct layer8_frame_record *frame,
                    const uint8_t *body) {
     const struct layer8_record *record = &frame->record;
@@ -366,6 +375,10 @@ bool layer8_arrive(layer8_switch *sw, struct adjacent *adjacent, const struct la
     }
     if (port == NULL) {
         return from_stranger(sw, adjacent, record, body, &arriving);
+    }
+    if (was_asked(sw, port, record)) {
+        layer8_answer(sw, adjacent, frame->tag, layer8_record_span(record->length), LAYER8_REASON_NONE);
+        return true;
     }
     if (!list_empty(&port->arrivals) ||
         pass(sw, port, *record, body, &arriving, NULL) == UNKNOWN_HANDLE) { /* in order, behind what waits */
