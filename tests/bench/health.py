@@ -1,6 +1,6 @@
 """Figures of health, printed: how soon others know, what it costs, how much memory it takes. See --help.
 
-    python tests/bench/health.py [kill] [stop] [elect] [cost] [directory] [scrape]
+    python tests/bench/health.py [kill] [far] [cut] [stop] [elect] [cost] [directory] [scrape]
 
 Nothing here fails because of a figure; a loaded machine shows in all of them.
 """
@@ -8,6 +8,7 @@ Nothing here fails because of a figure; a loaded machine shows in all of them.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import os
 import resource
@@ -15,10 +16,11 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -27,8 +29,9 @@ import psutil
 from layer8 import HealthRecord, State, Vnic
 from layer8.health.directory import Directory
 from layer8.rendezvous import http_token_file
-from layer8.testing import RunningVnet, running_vnet
+from layer8.testing import RunningVnet, make_overlay, running_vnet
 from layer8.vnet.status import StatusReader
+from layer8.vnic.health_watch import HealthWatch as Watch
 
 VICTIM = "from layer8 import Vnic; v = Vnic('victim', attach_timeout=60); print(v.uuid, flush=True); input()"
 ZYGOTE = """
@@ -75,16 +78,81 @@ def say(what: str, values: list[float], limit: str) -> None:
 
 def kill(count: int) -> None:
     """SIGKILL to the moment in which another process of the host has the event."""
-    took: list[float] = []
     with running_vnet() as vnet, Vnic(vnet=str(vnet.socket), timeout=60) as vnic, vnic.watch(alias="victim") as watch:
-        zygote = subprocess.Popen(
-            [sys.executable, "-c", ZYGOTE], env=vnet.environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        assert zygote.stdin is not None and zygote.stdout is not None
+        took = _kills(count, watch, vnet.environ)
+    say("killed until DOWN on its own host", took, "p99 under 100 ms")
+
+
+def far(count: int) -> None:
+    """SIGKILL to the moment in which a process of another host has the event."""
+    with (
+        _two_hosts() as (near, there, security),
+        Vnic(vnet=str(near.socket), security=security, timeout=60) as vnic,
+        vnic.watch(alias="victim") as watch,
+    ):
+        took = _kills(count, watch, there.environ | {"LAYER8_IDENTITY": security.removeprefix("x509:")})
+    say("killed until DOWN on another host", took, "p99 under 500 ms")
+
+
+def cut(count: int) -> None:
+    """A host that falls silent without a word (its Vnet gets SIGSTOP: connections stand, nothing comes) to the moments
+    in which a process of another host has the events."""
+    suspect, unreachable = [], []
+    with (
+        _two_hosts() as (near, there, security),
+        Vnic(vnet=str(near.socket), security=security, timeout=60) as vnic,
+        Vnic("victim", vnet=str(there.socket), security=security, timeout=60),
+        vnic.watch(alias="victim") as watch,
+    ):
+        for number in range(count):
+            while watch.receive(60).record.state is not State.UP:
+                pass
+            time.sleep(1.0 + 0.31 * number)  # anywhere between two keep-alives
+            assert there.pid is not None
+            begun = time.perf_counter()
+            os.kill(there.pid, signal.SIGSTOP)
+            while watch.receive(60).record.state is not State.SUSPECT:
+                pass
+            suspect.append(time.perf_counter() - begun)
+            while watch.receive(60).record.state is not State.UNREACHABLE:
+                pass
+            unreachable.append(time.perf_counter() - begun)
+            os.kill(there.pid, signal.SIGCONT)
+    say("a host falls silent until SUSPECT", suspect, "within 3 s")
+    say("a host falls silent until UNREACHABLE", unreachable, "within 6 s")
+
+
+@contextlib.contextmanager
+def _two_hosts() -> Iterator[tuple[RunningVnet, RunningVnet, str]]:
+    """Two Vnets with a link over loopback addresses, and the security of a Vnic of theirs."""
+    with contextlib.ExitStack() as stack:
+        overlay = make_overlay(stack.enter_context(tempfile.TemporaryDirectory()), "bench")
+        vnets, peers = [], []
+        for number, host in enumerate(("one", "two"), 1):
+            identity = {"security": "x509", "identity": overlay.vnet(host), "host": host}
+            place = {"listen": f"127.0.4.{number}:0", "peers": peers}
+            vnets.append(stack.enter_context(running_vnet(config={**identity, **place})))
+            with StatusReader(vnets[-1].socket) as reader:
+                peers = [reader.snapshot().listen[0]]
+        yield vnets[0], vnets[1], f"x509:{overlay.vnic()}"
+
+
+def _kills(count: int, watch: Watch, environ: dict[str, str]) -> list[float]:
+    """Seconds from SIGKILL to the event, for one Vnic after the other in this environment."""
+    took: list[float] = []
+    with subprocess.Popen(
+        [sys.executable, "-c", ZYGOTE], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as zygote:
+        assert zygote.stdin is not None
+        assert zygote.stdout is not None
         for _ in range(count):
             zygote.stdin.write(b"one more\n")
             zygote.stdin.flush()
             pid, uuid = zygote.stdout.readline().decode().split()
+            while True:  # it is known here
+                event = watch.receive(60)
+                if event.kind == "joined" and event.record.uuid == UUID(uuid):
+                    break
             begun = time.perf_counter()
             os.kill(int(pid), signal.SIGKILL)
             while True:
@@ -93,8 +161,7 @@ def kill(count: int) -> None:
                     break
             took.append(time.perf_counter() - begun)
         zygote.kill()
-        zygote.communicate()
-    say("killed until DOWN on its own host", took, "p99 under 100 ms")
+    return took
 
 
 def stop(count: int) -> None:
@@ -261,15 +328,16 @@ def _scrape_until(ended: threading.Event, once: Callable[[], float]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", help="kill, stop, elect, cost, directory, scrape; all by default")
+    parser.add_argument("what", nargs="*", help="kill, far, cut, stop, elect, cost, directory, scrape; all by default")
     parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--cuts", type=int, default=5)
     parser.add_argument("--stops", type=int, default=10)
     parser.add_argument("--vnics", type=int, default=1000)
     parser.add_argument("--processes", type=int, default=10, help="that the Vnics are spread over")
     parser.add_argument("--seconds", type=float, default=30.0)
     given = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    chosen = set(given.what or ("kill", "stop", "elect", "cost", "directory", "scrape"))
+    chosen = set(given.what or ("kill", "far", "cut", "stop", "elect", "cost", "directory", "scrape"))
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} cores, load {load:.1f}")
     if "directory" in chosen:
@@ -284,6 +352,10 @@ def main() -> None:
         scrape(given.vnics, given.processes)
     if "kill" in chosen:
         kill(given.kills)
+    if "far" in chosen:
+        far(given.kills)
+    if "cut" in chosen:
+        cut(given.cuts)
 
 
 if __name__ == "__main__":
