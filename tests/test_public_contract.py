@@ -40,6 +40,7 @@ NAMES = {
     "stats": "(self)",
     "drain": "(self)",
     "close": "(self, timeout=5.0)",
+    "allow_reports": "(self, allowed=True, *, trace_memory=False)",
 }
 CONSTRUCTOR = (
     "(self, alias=None, *, vnet='default', security=None, timeout=5.0, attach_timeout=1.0, "
