@@ -180,11 +180,14 @@ def test_drained_loop_ends_after_the_last_message(run: Run, make: Make) -> None:
 
 
 def test_signal_handler_drains(run: Run, make: Make) -> None:
+    heard = asyncio.Event()
+
     async def scenario() -> None:
         async with make("sigterm") as vnic:
             asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, vnic.drain)
             waiting = asyncio.create_task(_last(vnic))
             await vnic.send("sigterm", b"before")
+            await heard.wait()  # a drain refuses what is still on its way
             os.kill(os.getpid(), signal.SIGUSR1)
             assert await waiting == b"before"
             asyncio.get_running_loop().remove_signal_handler(signal.SIGUSR1)
@@ -193,6 +196,7 @@ def test_signal_handler_drains(run: Run, make: Make) -> None:
         payload = b""
         async for message in vnic:
             payload = message.payload
+            heard.set()
         return payload
 
     if threading.current_thread() is threading.main_thread():
