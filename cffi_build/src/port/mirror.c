@@ -497,14 +497,15 @@ int layer8_mirror_arm(layer8_mirror *mirror) {
     struct layer8_control *control = mirror->control;
     mirror->armed = true;
     layer8_wakeup_announce(mirror->at_vnet ? &control->arrived : &control->doorbell);
-    bool watches = owes_room(mirror) || (mirror->at_vnet && mirror->has_xoff);
+    bool owes = owes_room(mirror); /* else a head alone is not told at once: SOON */
+    bool watches = owes || (mirror->at_vnet && mirror->has_xoff);
     if (watches) {
         layer8_wakeup_announce(mirror->at_vnet ? &control->room : &control->drained);
     }
     const uint64_t head = layer8_load_seq(mirror->in.head);
     bool work = layer8_load_seq(mirror->out.tail) != mirror->sent;
     if (mirror->at_vnet) {
-        work = work || (watches && head != mirror->told_head) || pages_changed(mirror);
+        work = work || (owes && head != mirror->told_head) || pages_changed(mirror);
     } else if (watches) {
         uint64_t unread = layer8_load_seq(&control->unread);
         work = work || ((head != mirror->told_head || unread != mirror->told_unread) &&
