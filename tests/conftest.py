@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 import stat
 import tempfile
 import time
@@ -28,6 +29,11 @@ _HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")  #
 # A loaded machine is slow: that says nothing of what is tested, and the watchdog is pytest-timeout's.
 settings.register_profile("layer8", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("layer8")
+
+
+# A run that was started in the background of a shell ignores Ctrl-C, and so would every program that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -429,6 +429,29 @@ static void test_more_than_a_ring_holds_is_refused(void) {
     pair_close(&pair);
 }
 
+/* What it finds to do it does: else its carrier would never sleep, and never look at the network. */
+static void test_it_sleeps_when_a_head_is_not_worth_telling_although_a_handle_is_marked(void) {
+    struct pair pair;
+    uint64_t consumed, body[1 + 8] = {0};
+    static uint8_t out[LAYER8_MIRROR_COLLECT_MIN];
+    pair_open(&pair);
+    CHECK(layer8_mirror_resume(pair.vnet, 0, 1) == LAYER8_OK);
+    uint8_t *page = mmap(NULL, 2 * LAYER8_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, pair.files[1], LAYER8_OFFSET_CONTROL);
+    CHECK(page != MAP_FAILED);
+    page[LAYER8_PAGE] = LAYER8_SLOT_XOFF; /* the flag of handle 0 */
+    uint64_t size = make_frame(LAYER8_MIRROR_RING, body, 8 + 64, 9 + 64);
+    CHECK(layer8_mirror_feed(pair.vnet, frame, size, &consumed) == LAYER8_MIRROR_MORE);
+    while (layer8_mirror_collect(pair.vnet, out, sizeof out, 0) != 0) {
+    }
+    layer8_store_seq(&((struct layer8_control *)(void *)page)->transmit_head, 64); /* the switch has taken it */
+    CHECK(layer8_mirror_collect(pair.vnet, out, sizeof out, 0) == 0);
+    CHECK(layer8_mirror_arm(pair.vnet) == LAYER8_MIRROR_SOON);
+    CHECK(layer8_mirror_collect(pair.vnet, out, sizeof out, 1) != 0); /* idle: told now */
+    CHECK(layer8_mirror_arm(pair.vnet) == 0);
+    (void)munmap(page, 2 * LAYER8_PAGE);
+    pair_close(&pair);
+}
+
 static void test_lengths_that_cannot_be_are_refused(void) {
     struct pair pair;
     uint64_t consumed;
@@ -499,6 +522,7 @@ static void test_files_that_are_no_segment_are_refused(void) {
 int main(void) {
     RUN(test_frames_that_cannot_be_are_refused);
     RUN(test_more_than_a_ring_holds_is_refused);
+    RUN(test_it_sleeps_when_a_head_is_not_worth_telling_although_a_handle_is_marked);
     RUN(test_lengths_that_cannot_be_are_refused);
     RUN(test_resuming_where_nobody_can_be_is_refused);
     RUN(test_any_bytes_leave_the_mirror_whole);

@@ -61,6 +61,10 @@ class Transport:
             self.config = {"security": "x509", "identity": overlay.vnet(), "listen": self._place}
             self._security = f"x509:{overlay.vnic()}"
 
+    @property
+    def is_far(self) -> bool:
+        return bool(self._place)
+
     def arguments(self, running: RunningVnet) -> dict[str, object]:
         if not self._place:
             return {"vnet": str(running.socket)}

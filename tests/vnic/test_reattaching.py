@@ -18,6 +18,8 @@ from layer8 import Backpressure, Message, Request, RequestFailed, Undeliverable,
 from layer8.rendezvous import state_directory
 from layer8.testing import RunningVnet
 
+from .conftest import Transport
+
 MakeVnic = Callable[..., Vnic]
 Stopped = Callable[[int | None], AbstractContextManager[None]]
 KIB = 1 << 10
@@ -295,16 +297,19 @@ def test_traffic_survives_a_vnet_that_is_killed_again_and_again(own_vnet: Runnin
 
 
 def test_a_clean_stop_delivers_what_was_accepted(
-    own_vnet: RunningVnet, make_own: MakeVnic, caplog: pytest.LogCaptureFixture
+    own_vnet: RunningVnet, own_transport: Transport, make_own: MakeVnic, caplog: pytest.LogCaptureFixture
 ) -> None:
     sender, receiver = make_own(), make_own("patient")
     for number in range(300):
         sender.send("patient", number.to_bytes(2, "little"))
     assert own_vnet.stop() == 0
     wait_for_state("away", sender, receiver)
+    if own_transport.is_far:
+        own_vnet.restart()  # what no carrier had brought to the Vnet comes with the next one
     got = [receiver.receive(30).payload for _ in range(300)]
     assert got == [number.to_bytes(2, "little") for number in range(300)]
-    own_vnet.restart()
+    if not own_transport.is_far:
+        own_vnet.restart()
     wait_for_state("attached", sender, receiver)
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
