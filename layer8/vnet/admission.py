@@ -26,11 +26,12 @@ from layer8.protocol.control import Attach, Attached, Challenge, Refused, Wire
 from layer8.protocol.statement import Channel, Principal
 from layer8.security.provider import Action, Resource, ResourceKind, SecurityProvider
 from layer8.vnet.accounts import Accounts, Owner
+from layer8.vnet.board_port import BoardPort
 from layer8.vnet.config import VnetConfig
 from layer8.vnet.refusal import Refusal
 from layer8.vnet.roster import Roster, is_same_process, knows_secret
 from layer8.vnet.stream import ControlStream
-from layer8.vnet.switchboard import BoardPort, Switchboard
+from layer8.vnet.switchboard import Switchboard
 from layer8.vnet.workers import Busy, Workers
 
 _log = logging.getLogger("layer8.vnet")

@@ -26,12 +26,13 @@ from layer8.protocol.control import Done, Explain, Principals, Reload, Renewal, 
 from layer8.protocol.statement import Principal, Purpose, Role, Statement, again
 from layer8.security.policy import parse_resource
 from layer8.security.provider import Action, AuditEvent, Resource, ResourceKind, SecurityProvider
+from layer8.vnet.board_port import BoardPort
 from layer8.vnet.complaints import Complaints
 from layer8.vnet.config import VnetConfig
 from layer8.vnet.ledger import Ledger
 from layer8.vnet.refusal import Refusal
 from layer8.vnet.session import Administration, Session
-from layer8.vnet.switchboard import BoardPort, Switchboard
+from layer8.vnet.switchboard import Switchboard
 from layer8.vnet.workers import Busy, Workers
 
 _log = logging.getLogger("layer8.vnet")

@@ -22,12 +22,12 @@ from layer8.dataplane import SwitchCounters
 from layer8.health.alarms import Alarm
 from layer8.health.directory import Directory, Event, Expired, Found
 from layer8.health_record import HealthRecord, LinkRecord, State
+from layer8.vnet.board_port import BoardPort
 from layer8.vnet.config import VnetConfig
 from layer8.vnet.rounds import Rounds
 from layer8.vnet.session import Session
 from layer8.vnet.statistics import Statistics
 from layer8.vnet.status import HealthStatus, PortStatus
-from layer8.vnet.switchboard import BoardPort
 
 _LARGE_POOL = 64  # members of an alias
 _POOL_SECONDS = 0.1

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 
 from layer8.protocol.control import PrincipalFigures
-from layer8.vnet.switchboard import BoardPort
+from layer8.vnet.board_port import BoardPort
 
 _PRINCIPALS = 65536  # that are remembered when they have no port any more
 

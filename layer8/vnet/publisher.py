@@ -13,9 +13,10 @@ from uuid import UUID
 
 from layer8.dataplane import Port, Segment, SwitchPort
 from layer8.security.provider import Principal
+from layer8.vnet.board_port import BoardPort
 from layer8.vnet.refusal import Refusal
 from layer8.vnet.switch_thread import SwitchStopped
-from layer8.vnet.switchboard import BoardPort, Switchboard
+from layer8.vnet.switchboard import Switchboard
 
 RING_BYTES = 512 << 10
 LARGEST = 32 << 10

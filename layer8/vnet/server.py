@@ -33,6 +33,7 @@ from layer8.vnet.accounts import Accounts, Owner, whose
 from layer8.vnet.acquaintances import Acquaintances
 from layer8.vnet.admission import Admission, Newcomer
 from layer8.vnet.awaited import AwaitedProcesses
+from layer8.vnet.board_port import BoardPort
 from layer8.vnet.complaints import Complaints
 from layer8.vnet.config import VnetConfig
 from layer8.vnet.enrolling import EnrolError, Enrolling
@@ -50,7 +51,7 @@ from layer8.vnet.spreading import Spreading
 from layer8.vnet.status import HealthStatus, PortStatus
 from layer8.vnet.status_board import StatusBoard
 from layer8.vnet.switch_thread import SwitchThread
-from layer8.vnet.switchboard import BoardPort, Switchboard
+from layer8.vnet.switchboard import Switchboard
 from layer8.vnet.workers import Workers
 
 OVERLAY = "local"

@@ -57,10 +57,11 @@ from layer8.protocol.control import (
 )
 from layer8.security.provider import Action, Principal, Resource, ResourceKind
 from layer8.vnet.admission import Newcomer
+from layer8.vnet.board_port import BoardPort, PortState
 from layer8.vnet.config import VnetConfig
 from layer8.vnet.refusal import Refusal, Violation
 from layer8.vnet.switch_thread import SwitchStopped
-from layer8.vnet.switchboard import BoardPort, PortState, Switchboard
+from layer8.vnet.switchboard import Switchboard
 
 UNANSWERED = 256
 """Requests of one session that are worked on at a time; the next ones wait in its socket."""

@@ -15,7 +15,7 @@ from uuid import UUID
 from layer8.dataplane import PortCounters
 from layer8.health.process import ProcessReader
 from layer8.health_record import HealthRecord, LinkRecord, State
-from layer8.vnet.switchboard import BoardPort, PortState
+from layer8.vnet.board_port import BoardPort, PortState
 
 REFRESH_SECONDS = 1.0
 _AT_ONCE = 32  # processes read before others get a turn

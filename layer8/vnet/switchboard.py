@@ -14,8 +14,6 @@ left keeps its handles: the switch marks them gone and opens them when somebody 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import enum
 import functools
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -24,6 +22,7 @@ from uuid import UUID
 from layer8.dataplane import SLOTS, TOPICS, Allow, Command, Reason, SlotState, Status, SwitchPort, Target
 from layer8.names import check_alias, check_topic
 from layer8.security.provider import Action, Principal, Resource, ResourceKind
+from layer8.vnet.board_port import BoardPort, Handle, PortState
 from layer8.vnet.config import VnetConfig
 from layer8.vnet.numbers import Names, Numbers
 from layer8.vnet.refusal import Refusal, Violation
@@ -34,49 +33,6 @@ Authorize = Callable[[Principal, Action, Resource], bool]
 _GENERATIONS = 1 << 16
 _MAX_PRINCIPALS = 1 << 20
 ALLOW = {Action.SEND: Allow.SEND, Action.REQUEST: Allow.REQUEST}
-
-
-class PortState(enum.Enum):
-    UP = enum.auto()
-    DRAINING = enum.auto()  # has left its alias
-    CLOSING = enum.auto()  # the switch moves what it had sent
-    GONE = enum.auto()
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class Handle:
-    """One destination that a port may reach. `name`: of the alias or topic whose number it holds, else None.
-
-    `resource`: as the policy sees it. `allows`: what may be done with it, of the actions that its kind has."""
-
-    generation: int
-    target: Target
-    name: str | None
-    resource: Resource
-    allows: frozenset[Action]
-
-
-@dataclasses.dataclass(slots=True, eq=False)
-class BoardPort:
-    """One port as the switchboard knows it. `number`: index | generation << 16."""
-
-    number: int
-    uuid: UUID
-    alias: str | None
-    principal: Principal
-    switch_port: SwitchPort
-    state: PortState = PortState.UP
-    handles: dict[int, Handle] = dataclasses.field(default_factory=dict)
-    generations: dict[int, int] = dataclasses.field(default_factory=dict)  # of each slot, the last one granted
-    topics: dict[int, str] = dataclasses.field(default_factory=dict)  # by the subscriber's own number
-    services: tuple[str, ...] = ()  # as its Vnic has announced
-    reports: bool = False  # it answers ReportWanted
-    removed: asyncio.Future[int] | None = None  # done: nobody can reach it any more
-    reaped: asyncio.Future[None] | None = None
-
-    @property
-    def is_up(self) -> bool:
-        return self.state in (PortState.UP, PortState.DRAINING)
 
 
 class FarSide(Protocol):
