@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import socket
@@ -24,12 +23,11 @@ from uuid import UUID
 from layer8.dataplane import Command, Status, Switch, SwitchConfig, SwitchCounters
 from layer8.errors import Layer8Error
 from layer8.health.directory import Event
-from layer8.health.liveness import peer_credentials
 from layer8.health_record import HealthRecord, State
 from layer8.protocol.control import Done, Refused
 from layer8.rendezvous import links_file, state_directory
 from layer8.security.provider import Action, Principal, Resource, SecurityProvider
-from layer8.vnet.accounts import Accounts, Owner, whose
+from layer8.vnet.accounts import Accounts, whose
 from layer8.vnet.acquaintances import Acquaintances
 from layer8.vnet.admission import Admission, Newcomer
 from layer8.vnet.awaited import AwaitedProcesses
@@ -37,14 +35,14 @@ from layer8.vnet.board_port import BoardPort
 from layer8.vnet.complaints import Complaints
 from layer8.vnet.config import VnetConfig
 from layer8.vnet.enrolling import EnrolError, Enrolling
+from layer8.vnet.entrance import Entrance
 from layer8.vnet.far_vnics import FarSession
 from layer8.vnet.guard import Guard
 from layer8.vnet.health_wing import HealthWing, own_principal
-from layer8.vnet.lobby import Lobby, turn_away
 from layer8.vnet.network import Network
 from layer8.vnet.place import Place
 from layer8.vnet.refusal import Refusal
-from layer8.vnet.returning import LONGEST_SECONDS, Returning
+from layer8.vnet.returning import Returning
 from layer8.vnet.roster import Entry, Roster
 from layer8.vnet.session import Administration, Session
 from layer8.vnet.spreading import Spreading
@@ -57,8 +55,6 @@ from layer8.vnet.workers import Workers
 OVERLAY = "local"
 """The overlay of a Vnet that nobody has configured one for: private to its user."""
 
-_ACCEPTED_AT_ONCE = 32
-_RETRY_SECONDS = 0.1  # after accepting has failed
 _LAST_WORDS_SECONDS = 1.0  # for what is still to be told when the switch has stopped
 
 _log = logging.getLogger("layer8.vnet")
@@ -108,13 +104,11 @@ class Vnet:
         self.failed: asyncio.Future[int] = loop.create_future()
         self._loop = loop
         self._complaints = Complaints(_log, loop)
-        self._lobby = Lobby(config, loop, self._speaks)
-        self._admissions: set[Admission] = set()
+        self._entrance = Entrance(self, loop, self._complaints, is_awaiting=self._is_awaiting)
         self._sessions: set[Session] = set()
         self._by_port: dict[int, Session] = {}
         self._thread: SwitchThread | None = None
         self._status: StatusBoard | None = None
-        self._reserve = -1  # a descriptor to give up when there is no other
         self._quiet: asyncio.Future[int] | None = None
         self._hurried = False
         self._emptied = asyncio.Event()
@@ -136,14 +130,14 @@ class Vnet:
             self.roster.load()
             vnets = self.network.acquaintances.awaited if self.roster.awaited else ()
             self._returning = Returning({*self.roster.awaited, *vnets}, self._loop.time())
-            self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            self._entrance.prepare()
             self._thread = self._make_switch()
             self._status = StatusBoard(self, self._loop)
             self.wing.open_http(self, lambda: own_principal(self.provider, self.config.http_as))
         except (OSError, EnrolError) as error:
             self.network.stop_listening()
             self.enrolling.close()
-            self._close_reserve()
+            self._entrance.close()
             self.place.close()
             raise VnetFailed(self.config.name, getattr(error, "strerror", None) or str(error)) from error
         self.board.connect(self._thread)
@@ -153,7 +147,7 @@ class Vnet:
         self.guard.start()
         self._status.event("started", pid=os.getpid())
         self._status.tick()
-        self._set_accepting(True)
+        self._entrance.open()
         _log.info("Vnet %s listens at %s", self.config.name, self.place.path)
         self._await_returns()
         self.network.start()
@@ -190,6 +184,9 @@ class Vnet:
         self.happened(self.directory.mark(entry.uuid, State.DOWN, now, since=time.time(), reason=reason))
         self._returning.back(entry.uuid, now)
         self._check_returns()
+
+    def _is_awaiting(self) -> bool:
+        return bool(self.roster.awaited) and not self._moving.is_set()
 
     def _check_returns(self) -> None:
         if self._patience is not None:
@@ -280,7 +277,7 @@ class Vnet:
         """Stops cleanly; once. `grace`: seconds that accepted messages may still take, by default as configured."""
         grace = self.config.grace if grace is None else grace
         self.stopping = True
-        self._set_accepting(False)
+        self._entrance.shut()
         self.place.stop_listening()
         self.network.stop_listening()
         self.enrolling.close()
@@ -288,9 +285,7 @@ class Vnet:
         if self._status is not None:
             self._status.event("stopping")
             self._status.tick("stopping")
-        self._lobby.close()
-        for admission in tuple(self._admissions):
-            admission.close()
+        self._entrance.empty()
         for session in tuple(self._sessions):
             session.stop(grace)
         thread = self._thread
@@ -313,8 +308,7 @@ class Vnet:
     async def _close(self) -> None:
         thread, status = self._thread, self._status
         assert thread is not None
-        for admission in tuple(self._admissions):
-            await asyncio.wait([admission.task])
+        await self._entrance.emptied()
         for session in tuple(self._sessions):
             if session.port is None:
                 session.close("the Vnet has stopped")
@@ -339,95 +333,18 @@ class Vnet:
         if self._patience is not None:
             self._patience.cancel()
         self._awaited.close()
-        self._close_reserve()
+        self._entrance.close()
         self.roster.close()
         self.place.close()
         _log.info("Vnet %s has stopped", self.config.name)
-
-    def _close_reserve(self) -> None:
-        if self._reserve >= 0:
-            os.close(self._reserve)
-            self._reserve = -1
 
     def _switch_ended(self, ended: asyncio.Future[int]) -> None:
         if not self.stopping and not self.failed.done():
             _log.error("the switch of Vnet %s ended by itself (%s)", self.config.name, Status(ended.result()).name)
             self.failed.set_result(ended.result())
 
-    # ── accepting ─────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _set_accepting(self, wanted: bool) -> None:
-        listener = self.place.listener
-        if listener is None:
-            return
-        if wanted and not self.stopping:
-            self._loop.add_reader(listener.fileno(), self._acceptable)
-        else:
-            self._loop.remove_reader(listener.fileno())
-
-    def _acceptable(self) -> None:
-        listener = self.place.listener
-        for _ in range(_ACCEPTED_AT_ONCE):
-            if listener is None:
-                return
-            try:
-                connection, _ = listener.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                self._cannot_accept(listener, error)
-                return
-            self._welcome(connection)
-
-    def _welcome(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        self._lobby.enter(connection, peer_credentials(connection).uid)
-
-    def _speaks(self, connection: socket.socket, owner: Owner, since: float, far: FarSession | None = None) -> None:
-        try:
-            self.accounts.take_pending(owner, len(self.roster.awaited))
-        except Refusal as refusal:
-            self._turn_away(connection, refusal.text)
-            return
-        try:
-            if self.roster.awaited and not self._moving.is_set():
-                since = self._loop.time() + LONGEST_SECONDS  # all come at once, and none is to lose its place by that
-            self._admissions.add(Admission(self, connection, owner, since, self._loop, far))
-        except OSError as error:
-            self.accounts.give_pending(owner)
-            if isinstance(error, ProcessLookupError):
-                connection.close()  # it has died
-            else:
-                self._turn_away(connection, f"this Vnet has no room for a connection: {error.strerror}")
-
     def far_speaks(self, connection: socket.socket, far: FarSession) -> None:
-        """A Vnic of another host, by the carrier that plays it here."""
-        connection.setblocking(False)
-        if self.stopping:
-            turn_away(connection, "this Vnet is stopping")
-        else:
-            self._speaks(connection, far.account, self._loop.time(), far)
-
-    def _turn_away(self, connection: socket.socket, text: str) -> None:
-        self._complaints.warn("turned away", "Vnet %s turned a connection away: %s", self.config.name, text)
-        self.guard.audit("refuse", action=Action.ATTACH, allowed=False, reason=text)
-        turn_away(connection, text)
-
-    def _cannot_accept(self, listener: socket.socket, error: OSError) -> None:
-        """Out of descriptors, most likely: the reserve lets us say so to one of those who wait, then we pause."""
-        self._complaints.warn("accept", "Vnet %s cannot accept: %s; raise ulimit -n", self.config.name, error.strerror)
-        if error.errno in (errno.EMFILE, errno.ENFILE) and self._lobby.evict_oldest("this Vnet needs the room"):
-            return
-        if error.errno in (errno.EMFILE, errno.ENFILE) and self._reserve >= 0:
-            self._close_reserve()
-            with contextlib.suppress(OSError):
-                connection, _ = listener.accept()
-                connection.setblocking(False)
-                self._turn_away(connection, "this Vnet is out of file descriptors; raise its limit (ulimit -n)")
-            with contextlib.suppress(OSError):
-                self._reserve = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        self._set_accepting(False)
-        self._loop.call_later(_RETRY_SECONDS, self._set_accepting, True)
+        self._entrance.far_speaks(connection, far)
 
     # ── Desk: what an admission needs ─────────────────────────────────────────────────────────────────────────────
 
@@ -445,9 +362,7 @@ class Vnet:
             self.guard.audit("refuse", action=Action.ATTACH, allowed=False, reason=reason)
 
     def left(self, admission: Admission) -> None:
-        if admission in self._admissions:
-            self._admissions.remove(admission)
-            self.accounts.give_pending(admission.owner)
+        self._entrance.left(admission)
 
     def admitted(self, newcomer: Newcomer) -> None:
         session = Session(self, newcomer, self._loop)
