@@ -7,12 +7,11 @@ message to the last destination, and none of it waits.
 from __future__ import annotations
 
 import asyncio
-import threading
 import warnings
 import weakref
 from collections.abc import Awaitable, Callable, Generator, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 from uuid import UUID
 
 from layer8.dataplane import Kind
@@ -30,6 +29,7 @@ from layer8.vnic.async_subscription import AsyncService, AsyncStream, AsyncSubsc
 from layer8.vnic.calls import ttl_ms
 from layer8.vnic.core import Core
 from layer8.vnic.election import Election
+from layer8.vnic.handover import in_thread
 from layer8.vnic.health_watch import HealthWatch
 from layer8.vnic.loop import LoopPresence, Waiters
 from layer8.vnic.loop_inbox import LoopCall, LoopDispatcher, LoopInbox, LoopParts
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 
 _TURN = 256  # operations that find no reason to wait until the loop's other tasks have their turn
 _TURN_BITS = 12  # 4 KiB of payload count as one more
-
-T = TypeVar("T")
 
 
 class AsyncVnic:
@@ -133,7 +131,7 @@ class AsyncVnic:
         """The attach itself blocks, so a thread of its own does it."""
         loop = asyncio.get_running_loop()
         parts = LoopParts(loop)
-        core = await _in_thread(loop, lambda: self._make(parts), lambda core: core.close(0.0))
+        core = await in_thread(loop, lambda: self._make(parts), lambda core: core.close(0.0))
         assert isinstance(core.inbox, LoopInbox) and isinstance(core.dispatcher, LoopDispatcher)
         self._core = core
         self._home = parts.home
@@ -457,7 +455,7 @@ class AsyncVnic:
             return HealthWatch(self, core, wanted, core.timeout)
 
         assert isinstance(core.presence, LoopPresence)
-        watch = await _in_thread(self._home.loop, begin, HealthWatch.close)
+        watch = await in_thread(self._home.loop, begin, HealthWatch.close)
         return AsyncHealthWatch(watch, self._home, core.presence)
 
     def elect(self, group: str) -> Opening[AsyncElection]:
@@ -468,7 +466,7 @@ class AsyncVnic:
         core = self._here()
         name = check_alias(group)
         assert isinstance(core.presence, LoopPresence)
-        election = await _in_thread(self._home.loop, lambda: core.elect(self, name), Election.close)
+        election = await in_thread(self._home.loop, lambda: core.elect(self, name), Election.close)
         return AsyncElection(election, self._home, core.presence)
 
     async def allow_reports(self, allowed: bool = True, *, trace_memory: bool = False) -> None:
@@ -498,8 +496,7 @@ class AsyncVnic:
             raise ValueError(f"{self!r} belongs to another event loop: close it there")
         deadline = deadline_after(seconds)
         handlers = self._dispatcher.tasks - {asyncio.current_task()}
-        await _in_thread(self._home.loop, lambda: core.close(seconds), _nothing)
-        self._requests.wake()
+        await in_thread(self._home.loop, lambda: self._leave(core, seconds), _nothing)
         if handlers:
             left = remaining(deadline)
             _, running = await asyncio.wait(handlers, timeout=None if left > 1e6 else left)
@@ -507,6 +504,13 @@ class AsyncVnic:
                 task.cancel()
             if running:
                 await asyncio.wait(running, timeout=1.0)
+
+    def _leave(self, core: Core, seconds: float | None) -> None:
+        """In a thread: it goes on to the end when whoever waits for it is cancelled."""
+        try:
+            core.close(seconds)
+        finally:
+            self._home.run(self._requests.wake)
 
     def __del__(self) -> None:
         core = getattr(self, "_core", None)
@@ -519,33 +523,3 @@ class AsyncVnic:
 
 def _nothing(*arguments: object) -> None:
     pass
-
-
-async def _in_thread(loop: asyncio.AbstractEventLoop, work: Callable[[], T], undo: Callable[[T], object]) -> T:
-    """What blocks, in a thread of its own: the loop's executor may be full of what the program does. Cancelled, it is
-    undone when it is done."""
-    done: asyncio.Future[T] = loop.create_future()
-
-    def finish(result: T | None, error: BaseException | None) -> None:
-        if done.cancelled():
-            if error is None:
-                threading.Thread(target=undo, args=(result,), daemon=True).start()
-        elif error is not None:
-            done.set_exception(error)
-        else:
-            done.set_result(result)  # type: ignore[arg-type]
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = work()
-        except BaseException as raised:
-            error = raised
-        try:
-            loop.call_soon_threadsafe(finish, result, error)
-        except RuntimeError:  # the loop was closed meanwhile
-            if error is None:
-                undo(result)  # type: ignore[arg-type]
-
-    threading.Thread(target=run, name="layer8-attach", daemon=True).start()
-    return await done

@@ -243,13 +243,14 @@ class LoopInbox(Inbox):
     def attach(self, attachment: Attachment) -> None:
         super().attach(attachment)
         if not self._home.loop.is_closed():
-            self._home.run(self._listen, attachment.take_chime())
+            self._home.run(self._listen, select.epoll.fromfd(attachment.take_chime()))
             self.wake_all()
 
-    def _listen(self, chime: int) -> None:
+    def _listen(self, watch: select.epoll) -> None:
+        """A loop that ends before it comes to this drops `watch`, which closes it."""
         self._hang_up()
-        self._watch = select.epoll.fromfd(chime)
-        self._home.loop.add_reader(chime, self._rung)
+        self._watch = watch
+        self._home.loop.add_reader(watch.fileno(), self._rung)
 
     def _hang_up(self) -> None:
         watch, self._watch = self._watch, None

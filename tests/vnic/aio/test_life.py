@@ -119,6 +119,26 @@ def test_cancelled_attach_leaves_nothing(run: Run, make: Make) -> None:
     run(scenario())
 
 
+def test_cancellation_that_comes_together_with_the_attach_leaves_nothing(run: Run, make: Make) -> None:
+    """Offered by its thread and taken by nobody: the task is woken, and cancelled before it runs."""
+
+    async def scenario() -> None:
+        async with make() as watcher:
+            attaching = asyncio.create_task(_entered(make))
+            await asyncio.sleep(0)
+            for thread in threading.enumerate():
+                if thread.name == "layer8-attach":
+                    thread.join()
+            await asyncio.sleep(0)
+            attaching.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await attaching
+            while len(await watcher.health(kind="vnic", state="UP")) > 1:
+                await asyncio.sleep(0.01)
+
+    run(scenario())
+
+
 def test_waits_end_when_it_is_closed(run: Run, make: Make) -> None:
     async def scenario() -> None:
         async with make("mute"), make() as other:
