@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from typing_extensions import Buffer
-
 from layer8.dataplane._core import ffi, lib
 from layer8.dataplane.codes import Status, error_of_status
 
 if TYPE_CHECKING:
+    from typing_extensions import Buffer  # collections.abc has it from 3.12 on
+
     from layer8.dataplane._core import CData
 
 FRAME_MAX: Final[int] = 131072 + 256 + 4
