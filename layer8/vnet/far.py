@@ -13,9 +13,7 @@ session.
 **The far side authorizes too.** The first record of a handle that was not seen before becomes a question here: does its
 sender live where it comes from, and may it? The answer is a GRANT on the proxy; it stays until the policy changes.
 
-**Interest.** A topic crosses a link only while the other side has said that it has a subscriber. Its number is the
-topic's at the side that subscribes; it is kept from being used for another topic until every adjacent Vnet has said
-that no record will name it any more.
+Which topics cross a link, says `layer8.vnet.interests`.
 """
 
 from __future__ import annotations
@@ -30,13 +28,12 @@ from uuid import UUID
 from layer8.dataplane import Command, Kind, Link, Question, Reason, RemotePort, Status, Target
 from layer8.health.directory import Directory
 from layer8.health_record import HealthRecord, State
-from layer8.names import check_topic
-from layer8.protocol.codec import ProtocolViolation
-from layer8.protocol.link_messages import EVERYTHING, Disinterest, Entry, Forgot, Interest, Interests
+from layer8.protocol.link_messages import Disinterest, Entry, Forgot, Interest, Interests
 from layer8.protocol.statement import Principal, Role
 from layer8.security.provider import Action, Resource, ResourceKind
+from layer8.vnet.adjacent import Adjacent
+from layer8.vnet.interests import InterestDesk, Neighbour
 from layer8.vnet.link_thread import Queues
-from layer8.vnet.links import Adjacent
 from layer8.vnet.shared_directory import SharedDirectory
 from layer8.vnet.switch_thread import SwitchStopped
 from layer8.vnet.switchboard import ALLOW, Switchboard
@@ -49,7 +46,6 @@ GONE_SECONDS = 5.0
 """How long a proxy stays whose Vnic is gone by the directory: its last records are on their way before its end."""
 
 _NOBODY = 0xFFFFFFFF  # no port, alias or topic has this number: the switch answers that it is gone
-_INTERESTS_PER_MESSAGE = 200  # of 255 bytes at most
 _ACTIONS = {Kind.UNICAST: Action.SEND, Kind.REQUEST: Action.REQUEST, Kind.PUBLISH: Action.PUBLISH}
 
 _log = logging.getLogger("layer8.vnet")
@@ -82,16 +78,13 @@ class _Proxy:
 
 @dataclasses.dataclass(slots=True, eq=False)
 class _Session:
-    """`number`: the switch's of the link. `itself`: the Vnet's own proxy. `interests`: topics by the far number."""
+    """`number`: the switch's of the link. `itself`: the Vnet's own proxy."""
 
     adjacent: Adjacent
     number: int
+    topics: Neighbour
     itself: _Proxy | None = None
-    interests: dict[int, str] = dataclasses.field(default_factory=dict)
-    stated: set[int] | None = None  # of a list of all interests that is coming
     late: dict[UUID, list[tuple[int, Question, asyncio.TimerHandle]]] = dataclasses.field(default_factory=dict)
-    withdrawn: set[int] = dataclasses.field(default_factory=set)  # our numbers that it may still use
-    withdrawn_before: set[int] = dataclasses.field(default_factory=set)  # those of them before the last list
 
 
 @dataclasses.dataclass(slots=True, eq=False)
@@ -128,8 +121,8 @@ class Far:
         self._proxies: dict[UUID, _Proxy] = {}  # of Vnics, present
         self._by_number: dict[int, _Proxy] = {}  # until GONE, Vnets' too
         self._followed: dict[str, _Followed] = {}
-        self._topics: dict[str, int] = {}  # with subscribers here, with their numbers
-        self._numbers: dict[int, str] = {}  # of those, and of those that may still be named
+        self._interests = InterestDesk(vnet.board)
+        self.on_interest = self._interests.on_interest  # the switchboard's
         self.directory: SharedDirectory
         self.violated: Callable[[UUID, str], None] = lambda vnet, reason: None
         board = vnet.board
@@ -144,10 +137,12 @@ class Far:
         number = await self._carried_out(self._board.command(Command.ADD_LINK))
         if number < 0:
             raise OSError(f"the switch takes no further link ({Status(number).name})")
-        session = _Session(adjacent, number)
+        session = _Session(adjacent, number, Neighbour(adjacent))
         self._sessions[adjacent.vnet] = self._by_link[number] = session
         uri = adjacent.principal.uri if adjacent.principal is not None else ""
         session.itself = self._make(adjacent.vnet, session, uri)
+        session.topics.subscriber = session.itself.number if session.itself is not None else None
+        self._interests.came(session.topics)
         for entry in self.directory.living(adjacent.vnet):
             self.came(entry.record)
 
@@ -162,11 +157,13 @@ class Far:
         session = self._sessions.get(adjacent.vnet)
         if session is None or session.adjacent is not adjacent:
             return
-        session.withdrawn_before |= session.withdrawn
-        topics = list(self._topics.items())
-        for start in range(0, max(len(topics), 1), _INTERESTS_PER_MESSAGE):
-            part = tuple(topics[start : start + _INTERESTS_PER_MESSAGE])
-            adjacent.say(Interests(topics=part, first=start == 0, last=start + _INTERESTS_PER_MESSAGE >= len(topics)))
+        self._interests.ready(session.topics)
+
+    def said(self, adjacent: Adjacent, message: Interest | Interests | Disinterest | Forgot) -> None:
+        """Raises ProtocolViolation."""
+        session = self._sessions.get(adjacent.vnet)
+        if session is not None and session.adjacent is adjacent:
+            self._interests.said(session.topics, message)
 
     async def down(self, adjacent: Adjacent, queues: Queues, was_up: bool) -> None:
         assert isinstance(queues, Link)
@@ -187,11 +184,7 @@ class Far:
         for proxy in [*self._proxies.values(), session.itself]:
             if proxy is not None and proxy.session is session:
                 self._end(proxy)
-        for number in tuple(session.withdrawn):
-            self._forgotten(session, number)
-        for topic in session.interests.values():
-            self._board.drop_topic(topic)
-        session.interests.clear()
+        self._interests.went(session.topics)
         await self._carried_out(self._board.command(Command.REMOVE_LINK, 0, session.number, int(Reason.UNREACHABLE)))
         self._by_link.pop(session.number, None)
 
@@ -282,6 +275,7 @@ class Far:
         self._by_number.clear()
         self._proxies.clear()
         self._sessions.clear()
+        self._interests.clear()
 
     def came(self, record: HealthRecord) -> None:
         """A far Vnic is there, or says something else of itself."""
@@ -427,7 +421,7 @@ class Far:
         target, number, name = Target(question.destination_kind), None, None
         match target:
             case Target.TOPIC:
-                name = self._numbers.get(int(question.destination))
+                name = self._interests.topic_of(int(question.destination))
                 resource = Resource(kind=ResourceKind.TOPIC, name=name or "")
                 number = self._board.hold_topic(name) if name is not None else None
             case Target.ALIAS:
@@ -495,108 +489,6 @@ class Far:
 
     def _revoke(self, proxy: _Proxy, slot: int, grant: _Grant) -> None:
         self._board.command(Command.REVOKE, proxy.number, slot | grant.generation << 16, 0)
-
-    # ── interest ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def on_interest(self, topic: str, there: bool) -> None:
-        """The first subscriber of a topic is here, or the last one has gone."""
-        if there:
-            number = self._numbers_of(topic)
-            if number is None:
-                number = self._board.hold_topic(topic)
-                assert number is not None  # its subscriber holds it
-                self._numbers[number] = topic
-            self._topics[topic] = number
-            for session in self._sessions.values():
-                session.adjacent.say(Interest(topic=topic, number=number))
-        else:
-            number = self._topics.pop(topic)
-            for session in self._sessions.values():
-                session.withdrawn.add(number)
-                session.adjacent.say(Disinterest(number=number))
-            self._release(number)
-
-    def _numbers_of(self, topic: str) -> int | None:
-        return next((number for number, name in self._numbers.items() if name == topic), None)
-
-    def _forgotten(self, session: _Session, number: int) -> None:
-        session.withdrawn.discard(number)
-        session.withdrawn_before.discard(number)
-        self._release(number)
-
-    def _release(self, number: int) -> None:
-        """The number may be another topic's, when nobody will name it any more."""
-        topic = self._numbers.get(number)
-        named = any(number in session.withdrawn for session in self._sessions.values())
-        if topic is not None and topic not in self._topics and not named:
-            del self._numbers[number]
-            self._board.drop_topic(topic)
-
-    def said(self, adjacent: Adjacent, message: Interest | Interests | Disinterest | Forgot) -> None:
-        """Raises ProtocolViolation."""
-        session = self._sessions.get(adjacent.vnet)
-        if session is None or session.adjacent is not adjacent:
-            return
-        match message:
-            case Interest(topic=topic, number=number):
-                self._interested(session, topic, number)
-            case Interests(topics=topics, first=first, last=last):
-                if first:
-                    session.stated = set()
-                if session.stated is None:
-                    raise ProtocolViolation("a list of topics without a beginning")
-                for topic, number in topics:
-                    self._interested(session, topic, number)
-                    session.stated.add(number)
-                if last:
-                    for number in session.interests.keys() - session.stated:
-                        self._uninterested(session, number)
-                    session.stated = None
-                    adjacent.say(Forgot(number=EVERYTHING))
-            case Disinterest(number=number):
-                if number in session.interests:
-                    self._uninterested(session, number)
-                else:
-                    adjacent.say(Forgot(number=number))
-            case Forgot(number=number):
-                for one in tuple(session.withdrawn_before) if number == EVERYTHING else (number,):
-                    if one in session.withdrawn and self._numbers.get(one) not in self._topics:
-                        self._forgotten(session, one)
-                    else:
-                        session.withdrawn.discard(one)
-                        session.withdrawn_before.discard(one)
-
-    def _interested(self, session: _Session, topic: str, number: int) -> None:
-        known = session.interests.get(number)
-        if known == topic:
-            return
-        if known is not None:
-            self._uninterested(session, number)
-        try:
-            check_topic(topic)
-        except ValueError as error:
-            raise ProtocolViolation(f"interest in no topic: {error}") from error
-        if not 0 <= number <= 0xFFFF:
-            raise ProtocolViolation(f"a topic with the number {number}")
-        index = self._board.hold_topic(topic)
-        if index is None or session.itself is None:
-            _log.warning("there is no room for the topics of an adjacent Vnet (setting max_topics)")
-            return
-        session.interests[number] = topic
-        self._board.command(Command.SUBSCRIBE, session.itself.number, index, number)
-
-    def _uninterested(self, session: _Session, number: int) -> None:
-        topic = session.interests.pop(number)
-        index = self._board.hold_topic(topic)
-        self._board.drop_topic(topic)
-        if index is None or session.itself is None:
-            return
-
-        def over(_: asyncio.Future[int]) -> None:
-            self._board.drop_topic(topic)
-            session.adjacent.say(Forgot(number=number))
-
-        self._board.command(Command.UNSUBSCRIBE, session.itself.number, index, number).add_done_callback(over)
 
 
 def _principal(entry: Entry) -> Principal:

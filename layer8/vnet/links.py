@@ -15,16 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-import ssl
-import struct
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from typing import Protocol
 from uuid import UUID
 
 from layer8.health_record import LinkRecord
-from layer8.health_record import State as HealthState
 from layer8.protocol import sessions as protocol
 from layer8.protocol.codec import ProtocolViolation
 from layer8.protocol.link import LinkRefusal, Self
@@ -39,7 +35,6 @@ from layer8.protocol.link_messages import (
     Interest,
     Interests,
     Linked,
-    LinkHello,
     Open,
     Part,
     Reach,
@@ -50,20 +45,20 @@ from layer8.protocol.link_messages import (
     linked,
 )
 from layer8.protocol.sessions import Sessions
-from layer8.protocol.statement import Channel, Principal
-from layer8.security.provider import TlsRole
+from layer8.protocol.statement import Channel
 from layer8.vnet import greeting
+from layer8.vnet.adjacent import Adjacent, Connection, Plane
 from layer8.vnet.complaints import Complaints
+from layer8.vnet.dialled import dialled
 from layer8.vnet.greeting import Greeted, greet
-from layer8.vnet.link_thread import LinkThread, Queues
+from layer8.vnet.link_thread import LinkThread
 from layer8.vnet.shared_directory import SharedDirectory, Told
-from layer8.vnet.tls_port import ALPN_LINK, TlsConnection, handshake, spelled, tls_binding
+from layer8.vnet.tls_port import TlsConnection, spelled, tls_binding
 from layer8.vnet.workers import Workers
 
 TICK_SECONDS = 0.5
 DIGEST_SECONDS = 30.0
 REPAIR_SECONDS = 1.0  # between two whole states on request of the same Vnet
-CONNECT_SECONDS = 3.0
 
 _log = logging.getLogger("layer8.vnet")
 
@@ -72,92 +67,6 @@ class Host(greeting.Host, Told, Protocol):
     """What links need of their Vnet."""
 
     stopping: bool
-
-
-class Plane(Protocol):
-    """The switch's side of sessions; see layer8.vnet.far."""
-
-    def make_queues(self) -> Queues:
-        """For one connection. Raises OSError or MemoryError."""
-
-    async def opened(self, adjacent: Adjacent) -> None:
-        """A session begins."""
-
-    async def up(self, adjacent: Adjacent, queues: Queues, restarted: bool) -> None:
-        """Records may go over its connection."""
-
-    def ready(self, adjacent: Adjacent) -> None:
-        """It can be spoken to: say what it does not know yet."""
-
-    async def down(self, adjacent: Adjacent, queues: Queues, was_up: bool) -> None:
-        """The connection's thread has ended. Frees the queues."""
-
-    async def over(self, adjacent: Adjacent, reason: str) -> None:
-        """The session is given up: what is owed to it goes back."""
-
-    def said(self, adjacent: Adjacent, message: Interest | Interests | Disinterest | Forgot) -> None:
-        """Raises ProtocolViolation."""
-
-
-class Connection:
-    """One connection of a session. `ended`: its thread has let go of it."""
-
-    def __init__(self, tls: ssl.SSLSocket, address: str, dialled: bool, loop: asyncio.AbstractEventLoop) -> None:
-        self.tls = tls
-        self.address = address
-        self.dialled = dialled
-        self.thread: LinkThread | None = None
-        self.queues: Queues | None = None
-        self.is_up = False  # records go over it
-        self.ended: asyncio.Future[str] = loop.create_future()
-        self.since = time.time()
-
-
-class Adjacent:
-    """One session. `number`: of the switch's link. `connection`: the present one. `has_state`: its whole part of the
-    directory has come, on this connection or an earlier one."""
-
-    def __init__(self, vnet: UUID) -> None:
-        self.vnet = vnet
-        self.hello: LinkHello | None = None
-        self.principal: Principal | None = None
-        self.number = 0
-        self.connection: Connection | None = None
-        self.is_live = False
-        self.is_over = False
-        self.has_state = False
-        self.restarted = False  # since records last went over a connection
-        self.reason = ""
-        self.since = time.time()
-        self.repaired = 0.0
-        self.counted = (0, 0, 0, 0)  # records and bytes in, records and bytes out, of earlier connections
-        self.steps: asyncio.Task[None] | None = None  # the last one of the chain
-
-    def figures(self) -> tuple[int, int, int, int]:
-        """Records and bytes in, records and bytes out, of the whole session."""
-        before = self.counted
-        queues = self.connection.queues if self.connection is not None else None
-        if queues is None:
-            return before
-        now = queues.counters()
-        return (
-            before[0] + now.records_in,
-            before[1] + now.bytes_in,
-            before[2] + now.records_out,
-            before[3] + now.bytes_out,
-        )
-
-    def now(self) -> tuple[float, int]:
-        """The round trip of the present connection, seconds, and the bytes that wait to be written to it."""
-        connection = self.connection
-        if connection is None or connection.queues is None:
-            return 0.0, 0
-        return round_trip(connection.tls), connection.queues.counters().out_fill
-
-    def say(self, message: Linked) -> None:
-        """Sends, if there is a connection; what is not sent is made good when the next one begins."""
-        if self.connection is not None and self.connection.thread is not None:
-            self.connection.thread.send_control(body(message))
 
 
 class Links:
@@ -233,27 +142,11 @@ class Links:
     async def dial(self, host: str, port: int) -> UUID:
         """Connects, and returns whose link it is once that stands. Raises LinkRefusal (also "duplicate", with the
         Vnet's uuid in `peer`), ProtocolViolation, OSError or TimeoutError."""
-        address = spelled((host, port))
-        plain = await connect(host, port, self._loop)
-        tls: ssl.SSLSocket | None = None
+        tls = await dialled(self._vnet, self._handshakes, self._loop, host, port)
         taken = False
         try:
-            config, vnet = self._vnet.config, self._vnet
-            context = await vnet.providers.call(vnet.provider.tls, TlsRole.DIAL, timeout=config.provider_timeout)
-            context.set_alpn_protocols([ALPN_LINK])
-            tls = context.wrap_socket(plain, do_handshake_on_connect=False)
-            late = asyncio.Event()
-            timer = self._loop.call_later(config.attach_timeout, late.set)
-            try:
-                await handshake(tls, self._handshakes, self._loop, late)
-            finally:
-                timer.cancel()
-            if late.is_set():
-                raise TimeoutError
-            if tls.selected_alpn_protocol() != ALPN_LINK:
-                raise ProtocolViolation("there is no Vnet that takes links")
-            connection = Connection(tls, address, True, self._loop)
-            seen = Channel(certificate=tls.getpeercert(binary_form=True), text=f"the Vnet at {address}")
+            connection = Connection(tls, spelled((host, port)), True, self._loop)
+            seen = Channel(certificate=tls.getpeercert(binary_form=True), text=f"the Vnet at {connection.address}")
 
             def begin(greeted: Greeted) -> None:
                 nonlocal taken
@@ -263,7 +156,7 @@ class Links:
             return await self._greet(connection, tls_binding(tls), seen, begin)
         finally:
             if not taken:
-                (tls or plain).close()
+                tls.close()
 
     async def _greet(
         self, connection: Connection, binding: bytes, seen: Channel, begin: Callable[[Greeted], None]
@@ -305,14 +198,14 @@ class Links:
                     self._chain(adjacent, self._plane.opened, adjacent)
                     self.on_session(peer, True)
                 case protocol.Replaced(connection=Connection() as old):
-                    self._disconnect(old, "another connection has replaced it")
+                    old.end("another connection has replaced it")
                 case protocol.Silent(peer=peer):
                     self._silent(self.adjacent[peer])
                 case protocol.Heard(peer=peer):
                     self._live(self.adjacent[peer])
                 case protocol.GivenUp(peer=peer, connection=old, reason=reason):
                     if isinstance(old, Connection):
-                        self._disconnect(old, reason, body(Bye(code="given-up", text=reason)), read=False)
+                        old.end(reason, body(Bye(code="given-up", text=reason)), read=False)
                     self._over(self.adjacent.pop(peer), reason)
 
     def _silent(self, adjacent: Adjacent) -> None:
@@ -331,7 +224,7 @@ class Links:
 
     def _over(self, adjacent: Adjacent, reason: str) -> None:
         adjacent.is_live, adjacent.is_over, adjacent.reason = False, True, reason
-        _log.warning("the session with Vnet %s is given up: %s", _name(adjacent), reason)
+        _log.warning("the session with Vnet %s is given up: %s", adjacent.name, reason)
         self.directory.given_up(adjacent.vnet, reason)
         self._chain(adjacent, self._end, adjacent, reason)
         assert adjacent.steps is not None
@@ -387,7 +280,7 @@ class Links:
         try:
             connection.queues = self._plane.make_queues()
         except (OSError, MemoryError) as error:
-            _log.warning("no room for a link with Vnet %s: %s", _name(adjacent), error)
+            _log.warning("no room for a link with Vnet %s: %s", adjacent.name, error)
             connection.tls.close()
             self._carry_out(self.sessions.lost(connection))
             return
@@ -405,10 +298,10 @@ class Links:
         adjacent.say(self.directory.connected(adjacent.vnet, hello.epoch, principal))
         connection.thread.start()
         if session.connection is not connection:
-            self._disconnect(connection, "another connection has replaced it")
+            connection.end("another connection has replaced it")
             return
         how = "to" if connection.dialled else "from"
-        _log.info("link with Vnet %s is up (%s %s)", _name(adjacent), how, connection.address)
+        _log.info("link with Vnet %s is up (%s %s)", adjacent.name, how, connection.address)
         self._live(adjacent)
         self._plane.ready(adjacent)
         self.on_up(adjacent)
@@ -437,17 +330,12 @@ class Links:
         """Until the connection before has gone, from its thread and from the switch."""
         connection = adjacent.connection
         if connection is not None and connection.thread is not None:
-            self._disconnect(connection, "another connection has replaced it")
+            connection.end("another connection has replaced it")
             await connection.ended
             assert connection.queues is not None
             adjacent.counted = adjacent.figures()
             adjacent.connection = None
             await self._plane.down(adjacent, connection.queues, connection.is_up)
-
-    def _disconnect(self, connection: Connection, reason: str, last: bytes = b"", *, read: bool = True) -> None:
-        """`last`: what is still said; `read`: and shall be read, for which it may take a moment."""
-        if connection.thread is not None:
-            connection.thread.close(reason, last, linger=read and last != b"")
 
     def _closed_by(self, adjacent: Adjacent, connection: Connection, reason: str) -> None:
         """Its thread has ended."""
@@ -455,7 +343,7 @@ class Links:
             connection.ended.set_result(reason)
         session = self.sessions.get(adjacent.vnet)
         if session is not None and session.connection is connection:
-            _log.info("link with Vnet %s is down: %s", _name(adjacent), reason)
+            _log.info("link with Vnet %s is down: %s", adjacent.name, reason)
         self._carry_out(self.sessions.lost(connection))
         self._chain(adjacent, self._settle_if, adjacent, connection)
 
@@ -476,7 +364,7 @@ class Links:
         """Says something to an adjacent Vnet as soon as its connection stands."""
         adjacent = self.adjacent.get(vnet)
         if adjacent is not None:
-            self._chain(adjacent, _say, adjacent, message)
+            self._chain(adjacent, adjacent.introduce, message)
 
     def _said(self, adjacent: Adjacent, connection: Connection, said: Sequence[bytes]) -> None:
         if adjacent.connection is not connection or adjacent.is_over:
@@ -525,11 +413,11 @@ class Links:
 
     def violated(self, adjacent: Adjacent, reason: str) -> None:
         """It broke the protocol: this link alone is closed."""
-        name = _name(adjacent)
+        name = adjacent.name
         self._complaints.warn("violation", "Vnet %s broke the protocol of its link: %s", name, reason)
         connection = adjacent.connection
         if connection is not None:
-            self._disconnect(connection, f"violation: {reason}", body(Bye(code="violation", text=reason[:200])))
+            connection.end(f"violation: {reason}", body(Bye(code="violation", text=reason[:200])))
         self._carry_out(self.sessions.give_up(adjacent.vnet, f"it broke the protocol: {reason}"))
 
     def _refresh(self) -> None:
@@ -559,27 +447,7 @@ class Links:
 
     def records(self) -> Iterator[LinkRecord]:
         """For the health record of this Vnet."""
-        for adjacent in self.adjacent.values():
-            connection, hello = adjacent.connection, adjacent.hello
-            thread = connection.thread if connection is not None else None
-            records_in, bytes_in, records_out, bytes_out = adjacent.figures()
-            trip, queued = adjacent.now()
-            yield LinkRecord(
-                vnet=adjacent.vnet,
-                name=hello.name if hello is not None else "",
-                host=hello.host if hello is not None else "",
-                address=connection.address if connection is not None else "",
-                state=HealthState.UP if adjacent.is_live else HealthState.SUSPECT,
-                reason=adjacent.reason,
-                since=adjacent.since,
-                heard=time.time() - (time.monotonic() - thread.heard) if thread is not None else 0.0,
-                round_trip=trip,
-                queued=queued,
-                messages_in=records_in,
-                bytes_in=bytes_in,
-                messages_out=records_out,
-                bytes_out=bytes_out,
-            )
+        return (adjacent.record() for adjacent in self.adjacent.values())
 
     # ── the end ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -588,14 +456,14 @@ class Links:
         adjacent = self.adjacent.get(vnet)
         if adjacent is not None:
             if adjacent.connection is not None:
-                self._disconnect(adjacent.connection, reason, body(Bye(code=code, text=reason)))
+                adjacent.connection.end(reason, body(Bye(code=code, text=reason)))
             self._carry_out(self.sessions.give_up(vnet, reason))
 
     def cut(self, vnet: UUID, reason: str) -> None:
         """Ends the present connection; the session goes on with the next one."""
         adjacent = self.adjacent.get(vnet)
         if adjacent is not None and adjacent.connection is not None:
-            self._disconnect(adjacent.connection, reason)
+            adjacent.connection.end(reason)
 
     async def close(self) -> None:
         """Says that this Vnet stops, and ends everything. Safe twice."""
@@ -610,7 +478,7 @@ class Links:
         for adjacent in self.adjacent.values():
             connection = adjacent.connection
             if connection is not None and connection.thread is not None:
-                self._disconnect(connection, "this Vnet stops", body(Bye(code="stopping")))
+                connection.end("this Vnet stops", body(Bye(code="stopping")))
                 ends.append(connection.ended)
         if ends:
             await asyncio.wait([asyncio.ensure_future(end) for end in ends], timeout=2.0)
@@ -626,37 +494,3 @@ class Links:
             return
         text = str(error) or type(error).__name__
         self._complaints.warn("link", "no link with the Vnet at %s: %s", address, text)
-
-
-def round_trip(connection: socket.socket) -> float:
-    """Of a TCP connection, seconds: tcpi_rtt of struct tcp_info in linux/tcp.h. 0 when it is not known."""
-    try:
-        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 72)
-    except OSError:  # closed meanwhile
-        return 0.0
-    return float(struct.unpack_from("=I", info, 68)[0]) / 1e6 if len(info) >= 72 else 0.0
-
-
-async def connect(host: str, port: int, loop: asyncio.AbstractEventLoop) -> socket.socket:
-    """A TCP connection to a numeric address. Raises OSError or TimeoutError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    name, _, scope = host.partition("%")
-    place = (name, port, 0, int(scope)) if scope.isdecimal() else (host, port)
-    plain = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        async with asyncio.timeout(CONNECT_SECONDS):
-            await loop.sock_connect(plain, place)
-    except BaseException:
-        plain.close()
-        raise
-    return plain
-
-
-def _name(adjacent: Adjacent) -> str:
-    hello = adjacent.hello
-    return f"{hello.name}@{hello.host}" if hello is not None else str(adjacent.vnet)
-
-
-async def _say(adjacent: Adjacent, message: Linked) -> None:
-    adjacent.say(message)

@@ -25,8 +25,9 @@ from layer8.errors import Layer8Error
 from layer8.protocol.link_messages import TrustNumbers, TrustPart
 from layer8.security.certificates import LARGEST_LIST
 from layer8.security.provider import Action, Resource, ResourceKind, SecurityProvider
+from layer8.vnet.adjacent import Adjacent
 from layer8.vnet.guard import Guard
-from layer8.vnet.links import Adjacent, Links
+from layer8.vnet.links import Links
 from layer8.vnet.workers import Workers
 
 _PART_BYTES = 48 << 10

@@ -355,7 +355,7 @@ void layer8_handle_mark(struct handle *handle); /* works the byte out anew, writ
 void layer8_gate_close(layer8_switch *sw, struct gate *gate);
 void layer8_gate_open(layer8_switch *sw, struct gate *gate);
 bool layer8_gates_step(layer8_switch *sw); /* lets some waiting senders go; true: more to do */
-void layer8_congest(layer8_switch *sw, port_t *port); /* a proxy's congestion is its link's: see link.c */
+void layer8_congest(layer8_switch *sw, port_t *port); /* a proxy's congestion is its link's: see departures.c */
 /* Serves the flows of a list in turn; true when all of them were emptied. */
 bool layer8_serve_waiting(layer8_switch *sw, struct link *waiting);
 void layer8_congest_mark(layer8_switch *sw, port_t *port);

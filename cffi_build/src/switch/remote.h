@@ -83,7 +83,7 @@ struct adjacent {
     uint64_t *unanswered;  /* bytes kept here, by index of the local port; the last is for topics */
 };
 
-/* ---- link.c: the session, and what is sent ---- */
+/* ---- link.c: the session, its connections and its rounds ---- */
 
 int layer8_add_link(layer8_switch *sw);
 int layer8_link_up(layer8_switch *sw, uint32_t number, layer8_link *link, bool another_epoch);
@@ -96,14 +96,31 @@ void layer8_take_link_token(layer8_switch *sw, uint32_t number);
 void layer8_adjacent_free(layer8_switch *sw, struct adjacent *adjacent);
 void layer8_adjacent_violation(layer8_switch *sw, struct adjacent *adjacent);
 
+/* ---- departures.c: copies that go to other hosts ---- */
+
 void layer8_remote_owe(layer8_switch *sw, struct owed *owed);     /* a copy was added to a flow to a proxy */
 void layer8_remote_unowe(layer8_switch *sw, struct owed *owed);   /* a copy is about to leave one */
+void layer8_proxy_weigh(layer8_switch *sw, port_t *port); /* congested: its link is down, or too much is owed to it */
+void layer8_flow_ready(layer8_switch *sw, struct flow *flow);
+bool layer8_departures_turn(layer8_switch *sw, struct adjacent *adjacent, struct flow *flow); /* false: the queue is full */
+
+/* ---- parcels.c: what is said once ---- */
+
 void layer8_remote_abort(layer8_switch *sw, port_t *to, const struct layer8_record *abort, uint16_t topic_number);
 void layer8_remote_cancel(layer8_switch *sw, port_t *callee, const port_t *caller, const struct layer8_record *cancel);
 void layer8_remote_fail(layer8_switch *sw, port_t *caller, const struct layer8_record *request, uint16_t reason,
                         const uint8_t *callee);
 void layer8_remote_gone(layer8_switch *sw, const port_t *port); /* a port of this host is reaped */
+bool layer8_parcels_send(layer8_switch *sw, struct adjacent *adjacent); /* false: the queue is full */
+
+/* ---- outcomes.c: tags, and what ends them ---- */
+
+struct sent *layer8_tag_new(layer8_switch *sw, struct adjacent *adjacent); /* NULL: out of memory */
+void layer8_tags_forget(layer8_switch *sw, struct adjacent *adjacent); /* nothing is on its way any more */
 void layer8_answer(layer8_switch *sw, struct adjacent *adjacent, uint64_t tag, uint64_t span, uint16_t reason);
+bool layer8_outcomes_wait(layer8_switch *sw, struct adjacent *adjacent); /* true: for a record that goes the same way */
+bool layer8_outcomes_send(struct adjacent *adjacent); /* false: the queue is full */
+bool layer8_outcomes_take(layer8_switch *sw, struct adjacent *adjacent, const struct layer8_frame_head *head);
 
 /* ---- remote.c: proxies, and what comes from them ---- */
 
