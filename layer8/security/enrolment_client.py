@@ -14,6 +14,7 @@ from layer8.security.certificates import Identity, Trust
 from layer8.security.enrolment import ALPN, Applicant, Given, Join, Lists, Renew
 from layer8.security.enrolment_service import PATIENCE, connect, load_pair
 from layer8.security.identity import Credentials
+from layer8.security.tls_socket import wrap
 
 
 class AuthorityUnreachable(Layer8Error):
@@ -65,7 +66,7 @@ def _exchange(address: str, applicant: Applicant, held: Credentials | None, time
     try:
         with (
             connect(address, timeout) as connection,
-            context.wrap_socket(connection) as secured,
+            wrap(context, connection, handshake=True) as secured,
         ):
             binding = tls_binding(secured)
             while applicant.answer is None:

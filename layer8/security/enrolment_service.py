@@ -27,6 +27,7 @@ from layer8.security import certificates
 from layer8.security.authority import Authority
 from layer8.security.binding import tls_binding
 from layer8.security.enrolment import ALPN, Registrar, Seal, Told
+from layer8.security.tls_socket import wrap
 
 PATIENCE = 5.0  # seconds for a whole exchange
 AT_ONCE = 16
@@ -57,7 +58,7 @@ class Door:
             with connection:
                 connection.settimeout(patience)
                 context = _context(self._authority, self._fresh_seal(), time.time())
-                with context.wrap_socket(connection, server_side=True) as secured:
+                with wrap(context, connection, server_side=True, handshake=True) as secured:
                     self._exchange(secured, deadline)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             _logger.debug("an enrolment came to nothing: %s", error)

@@ -8,6 +8,7 @@ import ssl
 
 from layer8.protocol.codec import ProtocolViolation
 from layer8.security.provider import TlsRole
+from layer8.security.tls_socket import wrap
 from layer8.vnet import greeting
 from layer8.vnet.tls_port import ALPN_LINK, handshake
 from layer8.vnet.workers import Workers
@@ -24,7 +25,7 @@ async def dialled(
         config = vnet.config
         context = await vnet.providers.call(vnet.provider.tls, TlsRole.DIAL, timeout=config.provider_timeout)
         context.set_alpn_protocols([ALPN_LINK])
-        plain = tls = context.wrap_socket(plain, do_handshake_on_connect=False)
+        plain = tls = wrap(context, plain)
         late = asyncio.Event()
         timer = loop.call_later(config.attach_timeout, late.set)
         try:

@@ -31,6 +31,7 @@ from typing import Protocol
 from layer8.rendezvous import split_address
 from layer8.security.binding import tls_binding as tls_binding
 from layer8.security.provider import SecurityProvider, TlsRole
+from layer8.security.tls_socket import wrap
 from layer8.vnet.complaints import Complaints
 from layer8.vnet.config import VnetConfig
 from layer8.vnet.workers import Busy, Workers
@@ -282,7 +283,7 @@ class TlsPort:
         tls: ssl.SSLSocket | None = None
         try:
             context = await self._context()
-            tls = context.wrap_socket(connection.plain, server_side=True, do_handshake_on_connect=False)
+            tls = wrap(context, connection.plain, server_side=True)
             connection.plain = tls
             await handshake(tls, self._workers, self._loop, stranger.wake)
             if not stranger.evicted:

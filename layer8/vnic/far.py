@@ -43,6 +43,7 @@ from layer8.protocol.mirror import (
 from layer8.protocol.statement import Channel
 from layer8.rendezvous import FarPlace
 from layer8.security.provider import SecurityProvider, TlsRole
+from layer8.security.tls_socket import wrap
 
 ALIVE_SECONDS = 2.0
 PATIENCE_SECONDS = 5.0
@@ -85,7 +86,12 @@ class FarCarrier:
         self._pump: Pump
         self.why = ""
         self._thread = threading.Thread(target=self._run, name="layer8-carrier", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            self._release()
+            self.local.close()
+            raise
 
     def wait(self, timeout: float) -> None:
         """Until the connection stands. Raises OSError, and then nothing is left but `local`."""
@@ -187,7 +193,7 @@ class FarCarrier:
                 plain.settimeout(max(0.05, left / (len(addresses) - number)))
                 plain.connect(address)
                 plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                tls = context.wrap_socket(plain, do_handshake_on_connect=False)
+                tls = wrap(context, plain)
                 plain = tls
                 tls.do_handshake()
                 if tls.selected_alpn_protocol() != ALPN_VNIC:
