@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from layer8.testing import RunningVnet, running_vnet
 
-pytestmark = pytest.mark.timeout(300)  # watchdogs for a busy machine
+_PATIENCE = 100.0  # a watchdog for a busy machine: an example takes seconds
+pytestmark = pytest.mark.timeout(3 * _PATIENCE)  # with the start of the Vnet
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 EXPECTED = {
@@ -50,15 +52,33 @@ IMPORTED = {  # modules to use, not programs
 NEEDS_ITS_VNET = set(EXPECTED) - {"notebook_session.py"}  # in a session the error is shown as it is
 
 
-def run(example: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, EXAMPLES / example],
-        capture_output=True,
+def run(command: Sequence[str | Path], environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """An example in a process group of its own, which is ended when it hangs."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, **environ, "PYTHONUNBUFFERED": ""},  # lines of several processes stay whole
-        timeout=280,
-        check=False,
-    )
+        env={**os.environ, **environ},
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise AssertionError(f"it has not ended; so far it said {process.communicate()}") from None
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
+def run_python(example: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    buffered = {"PYTHONUNBUFFERED": ""}  # lines of several processes stay whole
+    return run([sys.executable, EXAMPLES / example], {**environ, **buffered})
+
+
+def run_bash(example: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    scripts = Path(sys.executable).parent  # where the command `layer8` is
+    return run(["bash", EXAMPLES / example], {**environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"})
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +93,7 @@ def test_every_example_is_known_here() -> None:
 
 @pytest.mark.parametrize("example", EXPECTED)
 def test_an_example_prints_what_it_promises(vnet: RunningVnet, example: str) -> None:
-    result = run(example, vnet.environ)
+    result = run_python(example, vnet.environ)
     assert (result.returncode, result.stderr) == (0, "")
     lines = result.stdout.splitlines()
     assert len(lines) == len(EXPECTED[example])
@@ -82,21 +102,13 @@ def test_an_example_prints_what_it_promises(vnet: RunningVnet, example: str) -> 
 
 
 def test_a_followed_log_is_published_line_by_line(vnet: RunningVnet) -> None:
-    scripts = Path(sys.executable).parent  # where the command `layer8` is
-    result = subprocess.run(
-        ["bash", EXAMPLES / "follow_log.sh"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **vnet.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"},
-        timeout=280,
-        check=False,
-    )
+    result = run_bash("follow_log.sh", vnet.environ)
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.splitlines() == ["started", "working", "finished"]
 
 
 @pytest.mark.parametrize("example", sorted(NEEDS_ITS_VNET))
 def test_without_a_vnet_it_says_how_to_start_one(example: str) -> None:
-    result = run(example, {"LAYER8_VNET": "/nowhere/at-all.sock"})
+    result = run_python(example, {"LAYER8_VNET": "/nowhere/at-all.sock"})
     assert result.returncode == 1
     assert "layer8 vnet" in result.stderr
