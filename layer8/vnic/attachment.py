@@ -36,6 +36,7 @@ RING_BYTES = 1 << 20
 
 _PAUSE = 0.05  # seconds between two looks for a Vnet
 _IN_TIME = 0.9  # of the attach time-out: the error comes within it
+_OURS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # this process or host has no more; the Vnet has no part in it
 
 _T = TypeVar("_T")
 
@@ -253,7 +254,8 @@ def _reach(
     stopped: Callable[[], bool],
     owners: tuple[int, ...] | None = (),
 ) -> _T:
-    """Connects to each place in turn until a handshake succeeds. A refusal is final, silence is not."""
+    """Connects to each place in turn until a handshake succeeds. A refusal is final, so is a want of descriptors or
+    memory here; silence is not."""
     deadline = FOREVER if timeout is None else time.monotonic() + timeout * _IN_TIME
     if timeout:
         patience = max(patience, timeout / 4)
@@ -266,6 +268,11 @@ def _reach(
             try:
                 connection = _connect(place, provider, owners, max(0.05, remaining(until)))
             except OSError as error:
+                if error.errno in _OURS:
+                    raise Layer8Error(
+                        f"no connection to the Vnet at {place}: {error.strerror}; free memory or descriptors, "
+                        "or raise the limit"
+                    ) from error
                 tried.append(f"{place}: {error.strerror or error}")
                 continue
             try:
