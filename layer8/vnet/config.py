@@ -90,6 +90,7 @@ class VnetConfig:
     attach_timeout: float = 3.0
     provider_timeout: float = 2.0
     provider_workers: int = 4
+    return_patience: float = 5.0  # after a Vnet's death: that the next waits for each of those who had been attached
     grace: float = 5.0  # that a clean stop waits for what is on its way
     hold: float = 5.0  # that what a dead Vnic had sent may still wait for a stuck destination
     spin_us: int = 0  # the switch spins so long before it sleeps
@@ -156,6 +157,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "attach_timeout": (0.01, 60),
     "provider_timeout": (0.01, 60),
     "provider_workers": (1, 256),
+    "return_patience": (0.1, 30),
     "grace": (0, 3600),
     "hold": (0, 3600),
     "spin_us": (0, 100_000),

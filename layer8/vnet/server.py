@@ -112,7 +112,7 @@ class Vnet:
         self._quiet: asyncio.Future[int] | None = None
         self._hurried = False
         self._emptied = asyncio.Event()
-        self._returning = Returning((), 0.0)
+        self._returning = Returning((), 0.0, 0.0)
         self._patience: asyncio.TimerHandle | None = None
         self._awaited = AwaitedProcesses(self.roster, loop, self._will_not_come)
         self._arrivals: dict[str, asyncio.Event] = {}  # by uuid or alias: who waits for it to come back
@@ -129,7 +129,7 @@ class Vnet:
             self.network.open()
             self.roster.load()
             vnets = self.network.acquaintances.awaited if self.roster.awaited else ()
-            self._returning = Returning({*self.roster.awaited, *vnets}, self._loop.time())
+            self._returning = Returning({*self.roster.awaited, *vnets}, self._loop.time(), self.config.return_patience)
             self._entrance.prepare()
             self._thread = self._make_switch()
             self._status = StatusBoard(self, self._loop)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from layer8.vnet.returning import LONGEST_SECONDS, RETURN_SECONDS, Returning
+from layer8.vnet.returning import LONGEST_SECONDS, Returning
+
+PATIENCE = 5.0
 
 ONE, TWO, THREE = (UUID(int=number) for number in (1, 2, 3))
 
@@ -14,11 +16,11 @@ def over(returning: Returning) -> bool:
 
 
 def test_nobody_awaited_is_over_at_once() -> None:
-    assert Returning((), 10.0).is_over
+    assert Returning((), 10.0, PATIENCE).is_over
 
 
 def test_it_is_over_when_the_last_one_is_back() -> None:
-    returning = Returning((ONE, TWO), 10.0)
+    returning = Returning((ONE, TWO), 10.0, PATIENCE)
     returning.back(ONE, 11.0)
     assert over(returning) is False
     returning.back(TWO, 12.0)
@@ -26,24 +28,24 @@ def test_it_is_over_when_the_last_one_is_back() -> None:
 
 
 def test_each_return_gives_the_others_time() -> None:
-    returning = Returning((ONE, TWO, THREE), 10.0)
+    returning = Returning((ONE, TWO, THREE), 10.0, PATIENCE)
     returning.back(ONE, 14.0)
-    returning.tick(10.0 + RETURN_SECONDS)
+    returning.tick(10.0 + PATIENCE)
     assert over(returning) is False
-    assert returning.deadline == 14.0 + RETURN_SECONDS
-    returning.tick(14.0 + RETURN_SECONDS)
+    assert returning.deadline == 14.0 + PATIENCE
+    returning.tick(14.0 + PATIENCE)
     assert over(returning) is True
     assert returning.missing == {TWO, THREE}
 
 
 def test_who_was_not_awaited_gives_no_time() -> None:
-    returning = Returning((ONE,), 10.0)
+    returning = Returning((ONE,), 10.0, PATIENCE)
     returning.back(TWO, 14.0)
-    assert returning.deadline == 10.0 + RETURN_SECONDS
+    assert returning.deadline == 10.0 + PATIENCE
 
 
 def test_there_is_an_end_to_it() -> None:
-    returning = Returning(map(UUID, (f"{number:032x}" for number in range(100))), 0.0)
+    returning = Returning(map(UUID, (f"{number:032x}" for number in range(100))), 0.0, PATIENCE)
     for number in range(100):
         returning.back(UUID(int=number), number * 1.0)
         if returning.is_over:
