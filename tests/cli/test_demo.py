@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
+
+from layer8.cli.main import main
 
 PATIENCE = 100.0  # a watchdog, not an expectation
 
@@ -62,8 +65,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         process.kill()
 
 
-def test_every_count_and_digest_agrees_and_nothing_is_left(demo: Demo) -> None:
-    output, errors = (process := demo.start("--json")).communicate(timeout=PATIENCE)
+def test_every_count_and_digest_agrees_and_nothing_is_left(demo: Demo, tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('a module of the working directory stood in for ours')")
+    output, errors = (process := demo.start("--json", cwd=tmp_path)).communicate(timeout=PATIENCE)
     assert (process.returncode, errors) == (0, b"")
     report = json.loads(output)
     assert report["ok"]
@@ -128,10 +132,18 @@ def test_a_reader_that_goes_away_ends_it_and_leaves_nothing_behind(demo: Demo) -
     assert demo.leftovers() == []
 
 
-def test_modules_in_the_working_directory_do_not_stand_in_for_ours(demo: Demo, tmp_path: Path) -> None:
-    (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')")
-    output, errors = (process := demo.start("-q", cwd=tmp_path)).communicate(timeout=PATIENCE)
-    assert (process.returncode, output, errors) == (0, b"", b"")
+@pytest.mark.parametrize("ok", [True, False])
+def test_quiet_it_says_nothing_but_its_exit_status(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], ok: bool
+) -> None:
+    def play(tell: Callable[[str], None], hosts: int) -> SimpleNamespace:
+        tell("starting")
+        return SimpleNamespace(ok=ok)
+
+    monkeypatch.setattr("layer8.cli.demo.play", play)
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+    assert main(["-q", "demo"]) == (0 if ok else 1)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_processes_do_not_outlive_a_demo_that_is_killed(demo: Demo) -> None:

@@ -322,7 +322,7 @@ def test_each_vnet_of_a_daemon_gets_its_own_vnics_back() -> None:
             assert came == [f"{name} {number}" for number in range(len(came))]
     finally:
         for vnic in (vnic for pair in vnics.values() for vnic in pair):
-            vnic.close()
+            vnic.close(0)
         for name in ("a", "b"):
             status.remove(directory / "layer8" / f"{name}.sock")
         shutil.rmtree(directory)

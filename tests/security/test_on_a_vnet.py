@@ -202,7 +202,7 @@ def test_identities_are_admitted_by_certificate_whatever_their_uid(start: Start,
 
 
 def test_who_is_refused_learns_no_more_than_that(start: Start, overlay: Overlay, tmp_path: Path) -> None:
-    expired = overlay.vnic("late", lifetime=5.0)
+    expired = overlay.vnic("late", lifetime=2.0)
     provider = X509Provider(Path(expired))
     while time.time() < provider.expires:
         time.sleep(0.05)

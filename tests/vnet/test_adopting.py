@@ -169,8 +169,9 @@ def test_who_was_never_here_is_told_to_begin_anew(vnet: RunningVnet, connect: Co
 
 
 def test_a_receiver_that_does_not_come_back_is_waited_for_and_then_not_there(
-    vnet: RunningVnet, connect: Connect, make_segment: MakeSegment
+    make_vnet: Callable[..., RunningVnet], connect: Connect, make_segment: MakeSegment
 ) -> None:
+    vnet = make_vnet(return_patience=1.0)
     gone, uuid = uuid4(), uuid4()
     segment = make_segment(uuid)
     connect(vnet).attach(uuid=gone, alias="never-back")

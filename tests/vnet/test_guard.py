@@ -320,11 +320,11 @@ def test_a_revoked_certificate_closes_the_live_port(world: World) -> None:
 
 
 def test_certificates_are_renewed_and_no_connection_is_dropped(world: World) -> None:
-    here = Path(world.overlay.vnet("here", lifetime=16.0)) / "identity.pem"
+    here = Path(world.overlay.vnet("here", lifetime=8.0)) / "identity.pem"
     world.start(None, authority=str(world.overlay.path))
-    place = Path(world.overlay.vnic("web", lifetime=10.0)) / "identity.pem"
+    place = Path(world.overlay.vnic("web", lifetime=6.0)) / "identity.pem"
     web = world.vnic("web", "web")
-    over = time.time() + 16.0  # when both would have run out
+    over = time.time() + 8.0  # when both would have run out
     leaves: dict[Path, set[bytes]] = {here: set(), place: set()}
 
     def goes_on() -> bool:
@@ -342,7 +342,7 @@ def test_certificates_are_renewed_and_no_connection_is_dropped(world: World) -> 
 
 def test_who_does_not_renew_is_closed_when_its_certificate_expires(world: World) -> None:
     world.start(None)  # no authority: nobody can renew
-    world.overlay.vnic("web", lifetime=8.0)
+    world.overlay.vnic("web", lifetime=4.0)
     web = world.vnic("web")
     until(lambda: web.state == "away", "the port is closed")
     assert world.audited("expired")
@@ -351,10 +351,10 @@ def test_who_does_not_renew_is_closed_when_its_certificate_expires(world: World)
 def test_a_vnet_elsewhere_renews_and_learns_of_revocations_over_the_network(world: World) -> None:
     world.start(None, authority=str(world.overlay.path), enrol=["127.0.0.1:0"])
     address = world.vnet.log.partition("may join at ")[2].split()[0]
-    there = Path(world.overlay.vnet("there", lifetime=20.0))
+    there = Path(world.overlay.vnet("there", lifetime=10.0))
     config = {"security": "x509", "identity": str(there), "authority": address}
     with running_vnet("there", config) as vnet:
-        security = f"x509:{world.overlay.vnic('web', lifetime=16.0)}"
+        security = f"x509:{world.overlay.vnic('web', lifetime=8.0)}"
         with Vnic("web", vnet=str(vnet.socket), security=security, timeout=PATIENCE) as web:
             first = (there / "identity.pem").read_bytes()
             until(lambda: (there / "identity.pem").read_bytes() != first, "the Vnet has renewed")

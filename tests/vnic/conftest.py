@@ -103,8 +103,10 @@ def own_transport(request: pytest.FixtureRequest, transport: Transport) -> Trans
 
 
 @pytest.fixture
-def own_vnet(own_transport: Transport) -> Iterator[RunningVnet]:
-    with running_vnet(config=own_transport.config) as running:
+def own_vnet(request: pytest.FixtureRequest, own_transport: Transport) -> Iterator[RunningVnet]:
+    """With the settings of the mark `vnet_settings`, if it has one."""
+    mark = request.node.get_closest_marker("vnet_settings")
+    with running_vnet(config=own_transport.config | (mark.kwargs if mark else {})) as running:
         yield running
 
 

@@ -69,6 +69,8 @@ class CuttingProxy:
             except OSError:
                 near.close()
                 continue
+            for side in (near, far):
+                side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # it passes on at once, as a network does
             self.connections += 1
             thread = threading.Thread(target=self._forward, args=(near, far))
             self._threads.append(thread)

@@ -24,6 +24,9 @@ MakeVnic = Callable[..., Vnic]
 Stopped = Callable[[int | None], AbstractContextManager[None]]
 KIB = 1 << 10
 
+# A far Vnic is away when its carrier has given up; nobody is gone for longer than that in these tests.
+soon_away = pytest.mark.vnet_settings(far_alive=0.3, far_patience=1.5)
+
 
 def wait_for_state(state: str, *vnics: Vnic) -> None:
     deadline = time.monotonic() + 30
@@ -32,6 +35,7 @@ def wait_for_state(state: str, *vnics: Vnic) -> None:
         time.sleep(0.002)
 
 
+@soon_away
 def test_uuid_alias_subscriptions_and_handlers_outlive_the_vnet(own_vnet: RunningVnet, make_own: MakeVnic) -> None:
     one, other = make_own("one"), make_own("other")
     handled: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -60,6 +64,7 @@ def test_uuid_alias_subscriptions_and_handlers_outlive_the_vnet(own_vnet: Runnin
     assert one.stats().attachments == 3
 
 
+@soon_away
 def test_an_outstanding_request_fails_as_unknown(own_vnet: RunningVnet, make_own: MakeVnic) -> None:
     caller, callee = make_own(), make_own("asked")
     kept: list[Message] = []
@@ -187,6 +192,7 @@ def test_what_stood_unread_is_still_read_first(own_vnet: RunningVnet, make_own: 
     assert got == [*(number.to_bytes(2, "little") for number in range(500)), b"new"]
 
 
+@soon_away
 def test_sends_wait_for_the_next_vnet_up_to_their_timeout(own_vnet: RunningVnet, make_own: MakeVnic) -> None:
     sender, receiver = make_own(timeout=0.2), make_own("waited-for")
     sender.send("waited-for", b"x")
@@ -314,6 +320,7 @@ def test_a_clean_stop_delivers_what_was_accepted(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+@pytest.mark.vnet_settings(far_alive=0.3, far_patience=1.5, return_patience=1.0)  # one is closed meanwhile
 def test_while_the_vnet_is_away_close_and_subscribe_end(own_vnet: RunningVnet, make_own: MakeVnic) -> None:
     vnic, other = make_own(timeout=0.2), make_own()
     other.subscribe("kept")
@@ -331,6 +338,7 @@ def test_while_the_vnet_is_away_close_and_subscribe_end(own_vnet: RunningVnet, m
     assert other.receive(30).payload == b"yes"
 
 
+@soon_away
 def test_what_was_sent_without_a_vnet_is_handed_on_before_close_returns(
     own_vnet: RunningVnet, make_own: MakeVnic, stopped: Stopped
 ) -> None:
@@ -350,6 +358,7 @@ def test_what_was_sent_without_a_vnet_is_handed_on_before_close_returns(
     assert sender.state == "closed"
 
 
+@soon_away
 def test_what_no_vnet_has_taken_before_a_close_is_logged(
     own_vnet: RunningVnet, make_own: MakeVnic, stopped: Stopped, caplog: pytest.LogCaptureFixture
 ) -> None:

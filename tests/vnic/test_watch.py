@@ -82,6 +82,7 @@ def test_nothing_is_missed_between_the_present_state_and_the_changes(make_vnic: 
         thread.join()
 
 
+@pytest.mark.vnet_settings(return_patience=1.0)  # one leaves meanwhile
 def test_a_watch_goes_on_with_the_next_vnet(own_vnet: RunningVnet, make_own: MakeVnic) -> None:
     watcher, other, leaver = make_own(), make_own("other"), make_own("leaver")
     with other.serve(lambda request: b""), watcher.watch() as watch:

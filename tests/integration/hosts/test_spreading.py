@@ -55,7 +55,7 @@ def test_the_link_of_a_revoked_vnet_is_closed_and_it_does_not_come_back(hosts: A
 
 def test_a_link_goes_on_with_renewed_certificates(hosts: Any) -> None:
     for name in ("a", "b"):
-        hosts.overlay.vnet(name, lifetime=20.0)
+        hosts.overlay.vnet(name, lifetime=8.0)
     hosts.vnet("a", authority=str(hosts.overlay.path))
     hosts.vnet("b", authority=str(hosts.overlay.path), peers=("a",))
     hosts.until_sees("a", kind="vnet", count=2)
