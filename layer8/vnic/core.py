@@ -438,8 +438,10 @@ class Core:
             self.keeper.join(min(remaining(deadline), 1e6))
             _open_cores.discard(self)
             kept, self._kept = self._kept, None
-            if kept is not None:
+            if kept is not None:  # the Vnet was away
                 kept.close()
+                self.records.leave()
+            self.orders.clear()
             self._forget()
         _logger.info("%s is closed", self.presence.what)
 

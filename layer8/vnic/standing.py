@@ -52,6 +52,12 @@ class Orders:
         """Events of this kind about this (a number, a name, None) go to `hearing` from now on."""
         self._hearing[kind, about] = hearing
 
+    def clear(self) -> None:
+        """The Vnic is closed. What is here may hold it, and it is held for as long as the program holds that."""
+        with self._presence.lock:
+            self._all.clear()
+        self._hearing.clear()
+
     def is_heard(self, kind: type[Wire], about: object) -> bool:
         return (kind, about) in self._hearing
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import queue
@@ -11,10 +12,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 
-from layer8 import Backpressure, Message, Request, RequestFailed, Undeliverable, Unreachable, Vnic
+from layer8 import Backpressure, Closed, Message, Request, RequestFailed, Undeliverable, Unreachable, Vnic
 from layer8.rendezvous import state_directory
 from layer8.testing import RunningVnet
 
@@ -402,3 +404,25 @@ def test_a_stopped_and_continued_vnet_is_the_same_vnet(own_vnet: RunningVnet, ma
     one.send("steady", b"y")
     assert [other.receive(30).payload for _ in range(2)] == [b"x", b"y"]
     assert one.stats().attachments == 1
+
+
+def test_closed_while_no_vnet_is_there_it_gives_its_segment_back_though_the_program_keeps_it(
+    own_vnet: RunningVnet, make_own: MakeVnic
+) -> None:
+    def mapped() -> set[str]:
+        gc.collect()  # tracebacks of a far Vnic's looks
+        return {line for line in Path("/proc/self/maps").read_text().splitlines() if "memfd:layer8" in line}
+
+    before = mapped()
+    vnic = make_own()
+    watch = vnic.watch()
+    assert mapped() - before
+    own_vnet.kill()
+    wait_for_state("away", vnic)
+    vnic.close(0.0)
+    deadline = time.monotonic() + 30
+    while mapped() - before:
+        assert time.monotonic() < deadline, "its memory was never given back"
+        time.sleep(0.01)
+    with pytest.raises(Closed):
+        watch.receive()
