@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 from uuid import UUID
@@ -65,11 +66,41 @@ class Proclaim:
 Action = Persist | Appoint | Proclaim
 
 
-class ElectionEngine(Protocol):
-    """Who decides. `serves_hosts`: whether it can for an overlay of several hosts. Actions as above.
+Later = Callable[[list[Action]], None]
+"""Carries out what no call asked for, as what another host has decided; from any thread."""
 
-    All of it belongs to one thread, the Vnet's loop, and nothing may wait: what takes time is done elsewhere, and comes
-    back as a call with its actions. `deadline`: when `tick` has something to do next.
+
+class ElectionEngine(Protocol):
+    """Who decides. The setting election_engine = "module:factory" names one of your own; the factory is called once
+    a Vnet, as `factory(lease=SECONDS, first_term=NUMBER)`, when that starts. OneHost is what there is without it.
+
+    | operation   | called when                                     | answers with                                    |
+    |-------------|-------------------------------------------------|-------------------------------------------------|
+    | `start`     | once, before the others, with what was stored   |                                                 |
+    | `stand`     | a Vnic stands, or stands again (new connection) | Proclaim to it at least: who leads; who is to   |
+    |             |                                                 | lead and stands again is appointed again        |
+    | `leave`     | it stands no more                               | who follows, if it led and surely leads no more |
+    | `renew`     | it has been appointed; then five times a lease  | whether it leads, a whole lease from now on     |
+    | `set_fit`   | its health has changed                          | who is chosen now, if nobody leads              |
+    | `forget`    | it is gone for good                             |                                                 |
+    | `persisted` | what Persist named is stored, or could not be   | Appoint, or whom else it tries                  |
+    | `tick`      | `deadline` has come                             | whatever time brings                            |
+    | `has_room`  | before a group's first member stands            | whether it takes this group                     |
+    | `close`     | the Vnet stops                                  |                                                 |
+
+    What is promised, and what tests/health/test_engines.py asks of every engine: a term only grows in a group and
+    belongs to one member for ever, also over the death of the Vnet; nobody leads before it has renewed; nobody is
+    appointed while somebody else may still believe in a lease, which ends `lease` seconds after the last `renew` that
+    was agreed to, or when its member has surely left; and who is appointed and silent is passed by.
+
+    An engine knows the Vnics of its own Vnet and tells those alone; where there are several hosts it is one of many,
+    which agree by something outside (`serves_hosts`). All calls are made in one thread, the Vnet's loop, and must not
+    wait: what takes time is done elsewhere and comes back by `later`. A call that raises is logged and counts as one
+    that answered nothing, of `renew` as a no. An engine that cannot be made keeps its Vnet from starting.
+
+    `lease`: seconds, what members are told. `deadline`: when `tick` has something to do next, infinity for never. All
+    times are monotonic seconds. Persist stores a term in the Vnet's own directory; an engine that keeps its terms
+    elsewhere gives none.
     """
 
     serves_hosts: bool
@@ -77,18 +108,18 @@ class ElectionEngine(Protocol):
 
     @property
     def deadline(self) -> float: ...
-    def stand(self, group: str, member: UUID, now: float) -> list[Action]:
-        """A member, again perhaps: it is told who leads."""
+    def start(self, stored: Iterable[Persist], later: Later, now: float) -> None:
+        """`stored`: the highest term of each group that an engine of this Vnet has had stored."""
 
+    def close(self) -> None: ...
+    def has_room(self, group: str) -> bool: ...
+    def stand(self, group: str, member: UUID, now: float) -> list[Action]: ...
     def leave(self, group: str, member: UUID, now: float, *, surely: bool) -> list[Action]:
-        """It is no member any more. `surely`: it cannot believe any more that it leads."""
+        """`surely`: it cannot believe any more that it leads."""
 
-    def renew(self, group: str, member: UUID, term: int, now: float) -> tuple[bool, list[Action]]:
-        """Whether it leads in this term, with a whole lease from now on."""
-
-    def set_fit(self, member: UUID, is_fit: bool, now: float) -> list[Action]:
-        """Whether it could lead, as far as its health goes."""
-
+    def renew(self, group: str, member: UUID, term: int, now: float) -> tuple[bool, list[Action]]: ...
+    def set_fit(self, member: UUID, is_fit: bool, now: float) -> list[Action]: ...
+    def forget(self, member: UUID) -> None: ...
     def persisted(self, group: str, term: int, stored: bool, now: float) -> list[Action]: ...
     def tick(self, now: float) -> list[Action]: ...
 
@@ -116,7 +147,7 @@ class OneHost:
     serves_hosts = False
 
     def __init__(
-        self, first_term: int, *, lease: float = LEASE_SECONDS, confirm: float | None = None, max_groups: int = 4096
+        self, *, first_term: int, lease: float = LEASE_SECONDS, confirm: float | None = None, max_groups: int = 4096
     ) -> None:
         """`first_term`: what the terms of a new group begin after. `lease`, `confirm`: seconds."""
         self.lease = lease
@@ -130,11 +161,13 @@ class OneHost:
     def deadline(self) -> float:
         return min((group.until for group in self._groups.values()), default=math.inf)
 
-    def restore(self, group: str, term: int, member: UUID | None, now: float) -> None:
-        """What an earlier engine had persisted; before anybody stands."""
-        restored = self._groups[group] = _Group(group, term)
-        if member is not None:
-            restored.phase, restored.chosen, restored.until = _Phase.LED, member, now + self.lease
+    def start(self, stored: Iterable[Persist], later: Later, now: float) -> None:
+        for term in stored:
+            restored = _Group(term.group, term.term, _Phase.LED, term.member, now + self.lease)
+            self._groups[term.group] = restored
+
+    def close(self) -> None:
+        pass
 
     def has_room(self, group: str) -> bool:
         return group in self._groups or len(self._groups) < self._max_groups

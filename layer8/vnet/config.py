@@ -22,6 +22,7 @@ from layer8.names import check_vnet_name
 from layer8.rendezvous import split_address
 from layer8.vnet.config_alarms import AlarmConfig, parse_alarms
 from layer8.vnet.config_http import check_http, read_http, read_switch, read_text
+from layer8.vnet.engine import read_engine
 from layer8.vnet.security_keys import READERS
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -103,6 +104,7 @@ class VnetConfig:
     statistics_interval: float = 10.0  # between two readings of all figures
     suspect_after: float = 5.0  # that a Vnic leaves a ring unread which holds its senders back
     election_lease: float = 2.0  # that a leader leads without being heard of
+    election_engine: str = ""  # "module:factory", who decides elections; by default this Vnet, for one host
     keep_down: float = 60.0  # that the record of who is gone stays visible
 
     @property
@@ -125,6 +127,7 @@ _READERS = {
     "http": read_http,
     "http_beyond_loopback": read_switch,
     "http_as": read_text,
+    "election_engine": read_engine,
 }
 """Keys whose value has a form of its own: what reads it, and raises ValueError."""
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from layer8.rendezvous import own_socket
 from layer8.vnet.config import Config, VnetConfig
+from layer8.vnet.engine import make_engine
 from layer8.vnet.notify import Notifier
 from layer8.vnet.provision import make_provider
 from layer8.vnet.server import Vnet, VnetFailed
@@ -154,7 +155,11 @@ def _start(config: VnetConfig) -> Vnet:
         path = config.socket if config.socket is not None else own_socket(config.name)
     except OSError as error:
         raise VnetFailed(config.name, str(error)) from error
-    vnet = Vnet(config, path, provider)
+    try:
+        engine = make_engine(config.election_engine, config.election_lease)
+    except Exception as error:
+        raise VnetFailed(config.name, f"election_engine {config.election_engine!r} cannot be used: {error}") from error
+    vnet = Vnet(config, path, provider, engine)
     vnet.start()
     return vnet
 

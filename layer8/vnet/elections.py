@@ -6,13 +6,14 @@ Elect, Lead, Unelect, the end of a session, STOPPED, time ──▶ engine ─�
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import time
 from collections.abc import Callable
+from typing import ParamSpec
 from uuid import UUID
 
 from layer8.health.directory import Appeared, Changed, Event
-from layer8.health.election import Action, Appoint, ElectionEngine, OneHost, Persist, Proclaim
+from layer8.health.election import Action, Appoint, ElectionEngine, Persist, Proclaim
 from layer8.health_record import State
 from layer8.names import check_alias
 from layer8.protocol.control import Done, Elect, Elected, Failed, Lead, Unelect
@@ -26,9 +27,11 @@ from layer8.vnet.workers import Busy, Workers
 
 SEVERAL_HOSTS = (
     "this overlay has several hosts, and its Vnet has no ElectionEngine that decides for more than one: "
-    "hold elections in an overlay of one host"
+    "name one in the setting election_engine of each Vnet, or hold elections in an overlay of one host"
 )
 _GROUPS = 64  # that one Vnic may stand in
+
+P = ParamSpec("P")
 
 _log = logging.getLogger("layer8.vnet")
 
@@ -42,28 +45,35 @@ class Elections:
         workers: Workers,
         terms: Terms,
         loop: asyncio.AbstractEventLoop,
+        engine: ElectionEngine,
         *,
-        lease: float,
         several_hosts: Callable[[], bool],
-        engine: ElectionEngine | None = None,
     ) -> None:
         self._board = board
         self._workers = workers
         self._terms = terms
         self._loop = loop
         self._several_hosts = several_hosts
-        self._embedded = OneHost(int(time.time()), lease=lease)
-        self._engine: ElectionEngine = engine or self._embedded
+        self._engine = engine
         self._standing: dict[UUID, tuple[Session, set[str]]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._closed = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Goes on where an earlier Vnet was."""
-        for term in self._terms.load():
-            self._embedded.restore(term.group, term.term, term.member, self._loop.time())
+        stored = [Persist(group=term.group, term=term.term, member=term.member) for term in self._terms.load()]
+        self._engine.start(stored, self._later, self._loop.time())
+        self._set_timer()
+
+    def _later(self, actions: list[Action]) -> None:
+        """For the engine, from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._carry_out, actions)
 
     def close(self) -> None:
+        self._closed = True
+        self._engine.close()
         if self._timer is not None:
             self._timer.cancel()
         for task in self._tasks:
@@ -82,13 +92,13 @@ class Elections:
                 groups = known[1] if known is not None and known[0] is session else set()
                 if group not in groups and len(groups) >= _GROUPS:
                     raise Refusal("limit", f"a Vnic stands in {_GROUPS} groups at most")
-                if self._engine is self._embedded and not self._embedded.has_room(group):
+                if not self._engine.has_room(group):
                     raise Refusal("limit", "this Vnet has too many groups")
                 self._standing[port.uuid] = session, groups | {group}
                 session.tell(Done(id=id))
-                self._carry_out(self._engine.stand(group, port.uuid, now))
+                self._carry_out(self._asked(self._engine.stand, group, port.uuid, now))
             case Lead(id=id, group=group, term=term):
-                agreed, actions = self._engine.renew(group, port.uuid, term, now)
+                agreed, actions = self._renewed(group, port.uuid, term, now)
                 if agreed:
                     session.tell(Done(id=id, seconds=self._engine.lease))
                 else:
@@ -99,7 +109,7 @@ class Elections:
                 if known is not None:
                     known[1].discard(group)
                 session.tell(Done(id=id))
-                self._carry_out(self._engine.leave(group, port.uuid, now, surely=True))
+                self._carry_out(self._asked(self._engine.leave, group, port.uuid, now, surely=True))
 
     def _check(self, session: Session, group: str) -> None:
         try:
@@ -116,20 +126,36 @@ class Elections:
             if standing is session:
                 del self._standing[uuid]
                 for group in groups:
-                    self._carry_out(self._engine.leave(group, uuid, self._loop.time(), surely=surely))
+                    self._carry_out(self._asked(self._engine.leave, group, uuid, self._loop.time(), surely=surely))
                 if surely:
-                    self._embedded.forget(uuid)
+                    self._engine.forget(uuid)
 
     def happened(self, events: list[Event]) -> None:
         """A listener of the desk: who stands still is not chosen."""
         for event in events:
             if isinstance(event, Appeared | Changed) and event.record.uuid in self._standing:
                 is_fit = event.record.state is State.UP
-                self._carry_out(self._engine.set_fit(event.record.uuid, is_fit, self._loop.time()))
+                self._carry_out(self._asked(self._engine.set_fit, event.record.uuid, is_fit, self._loop.time()))
+
+    def _renewed(self, group: str, member: UUID, term: int, now: float) -> tuple[bool, list[Action]]:
+        try:
+            return self._engine.renew(group, member, term, now)
+        except Exception:
+            _log.exception("the ElectionEngine failed; %s leads %r no more", member, group)
+            return False, []
+
+    def _asked(self, operation: Callable[P, list[Action]], *arguments: P.args, **named: P.kwargs) -> list[Action]:
+        try:
+            return operation(*arguments, **named)
+        except Exception:
+            _log.exception("the ElectionEngine failed")
+            return []
 
     # ── what the engine says ──────────────────────────────────────────────────────────────────────────────────────
 
     def _carry_out(self, actions: list[Action]) -> None:
+        if self._closed:
+            return
         for action in actions:
             match action:
                 case Persist():
@@ -158,7 +184,8 @@ class Elections:
         except (OSError, Busy) as error:
             _log.warning("term %d of %r cannot be stored, so nobody leads: %s", action.term, action.group, error)
             stored = False
-        self._carry_out(self._engine.persisted(action.group, action.term, stored, self._loop.time()))
+        now = self._loop.time()
+        self._carry_out(self._asked(self._engine.persisted, action.group, action.term, stored, now))
 
     def _set_timer(self) -> None:
         deadline = self._engine.deadline
@@ -172,4 +199,4 @@ class Elections:
 
     def _tick(self) -> None:
         self._timer = None
-        self._carry_out(self._engine.tick(self._loop.time()))
+        self._carry_out(self._asked(self._engine.tick, self._loop.time()))

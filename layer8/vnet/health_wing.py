@@ -18,6 +18,7 @@ from uuid import UUID
 from layer8.dataplane import SwitchCounters
 from layer8.health.alarms import Alarm
 from layer8.health.directory import Appeared, Changed, Event
+from layer8.health.election import ElectionEngine
 from layer8.health_record import State
 from layer8.rendezvous import http_token_file, terms_directory
 from layer8.security.provider import Action, Principal, Resource, Role, SecurityProvider
@@ -72,7 +73,7 @@ class Ready(Owner, Protocol):
 class HealthWing:
     """One a Vnet, in the loop's thread. `several_hosts` may be replaced by whoever knows better."""
 
-    def __init__(self, vnet: Owner, path: Path, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, vnet: Owner, path: Path, loop: asyncio.AbstractEventLoop, engine: ElectionEngine) -> None:
         self._vnet = vnet
         config = vnet.config
         self.desk = HealthDesk(vnet, loop)
@@ -82,7 +83,7 @@ class HealthWing:
             vnet.workers,
             Terms(terms_directory(path)),
             loop,
-            lease=config.election_lease,
+            engine,
             several_hosts=lambda: self.several_hosts(),
         )
         self.requests = HealthRequests(

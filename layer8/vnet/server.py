@@ -23,6 +23,7 @@ from uuid import UUID
 from layer8.dataplane import Command, Status, Switch, SwitchConfig, SwitchCounters
 from layer8.errors import Layer8Error
 from layer8.health.directory import Event
+from layer8.health.election import ElectionEngine
 from layer8.health_record import HealthRecord, State
 from layer8.protocol.control import Done, Refused
 from layer8.rendezvous import links_file, state_directory
@@ -34,6 +35,7 @@ from layer8.vnet.awaited import AwaitedProcesses
 from layer8.vnet.board_port import BoardPort
 from layer8.vnet.complaints import Complaints
 from layer8.vnet.config import VnetConfig
+from layer8.vnet.engine import make_engine
 from layer8.vnet.enrolling import EnrolError, Enrolling
 from layer8.vnet.entrance import Entrance
 from layer8.vnet.far_vnics import FarSession
@@ -75,7 +77,10 @@ class VnetFailed(Layer8Error):
 class Vnet:
     """`failed` is done when the switch ended by itself. Everything runs in the loop's thread."""
 
-    def __init__(self, config: VnetConfig, path: Path, provider: SecurityProvider) -> None:
+    def __init__(
+        self, config: VnetConfig, path: Path, provider: SecurityProvider, engine: ElectionEngine | None = None
+    ) -> None:
+        """`engine`: who decides elections; by default the embedded one."""
         loop = asyncio.get_running_loop()
         self.config = config
         self.provider = provider
@@ -94,7 +99,8 @@ class Vnet:
         self.board.granted = self.guard.granted
         self.roster = Roster(state_directory(path))
         self.stopping = False
-        self.wing = HealthWing(self, path, loop)
+        engine = engine if engine is not None else make_engine("", config.election_lease)
+        self.wing = HealthWing(self, path, loop, engine)
         self.health = self.wing.desk
         self.directory = self.health.directory
         self.handle = self.wing.requests.handle

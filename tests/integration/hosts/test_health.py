@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from layer8 import Layer8Error, Vnic
 from layer8.health_record import State
 
 Until = Callable[[Callable[[], object], str], None]
+ENGINE = Path(__file__).parents[2] / "health" / "shared_engine.py"
 PATIENCE = 60.0
 
 
@@ -128,6 +130,25 @@ def test_elect_is_refused_where_there_are_several_hosts(hosts: Any) -> None:
         with pytest.raises(Layer8Error, match="several hosts") as caught:
             hosts.vnic(host).elect("shop")
         assert "ElectionEngine" in str(caught.value)
+
+
+def test_an_engine_of_one_s_own_decides_over_several_hosts(
+    hosts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ENGINE.parent))
+    monkeypatch.setenv("SHARED_ENGINE", str(tmp_path / "store"))
+    hosts.mesh("a", "b", election_engine=f"{ENGINE.stem}:make", election_lease=0.5)
+    first, second = hosts.vnic("a").elect("shop"), hosts.vnic("b").elect("shop")
+    assert first.wait(PATIENCE)
+    term = first.term
+    while (event := second.receive(PATIENCE)).leader is None:
+        pass
+    assert (event.leader, event.term) == (first.leader, term)
+    hosts.vnets["a"].kill()
+    assert second.wait(PATIENCE)
+    assert second.term > term
+    assert not first.is_leader
+    hosts.vnets["a"].restart()
 
 
 def test_top_shows_vnics_and_links_of_all_hosts_with_rates(hosts: Any, until: Until) -> None:
