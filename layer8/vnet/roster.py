@@ -18,6 +18,7 @@ import hmac
 import logging
 import os
 import time
+from collections import Counter
 from pathlib import Path
 from uuid import UUID
 
@@ -54,6 +55,7 @@ class Roster:
 
     def __init__(self, directory: Path) -> None:
         self.awaited: dict[UUID, Entry] = {}
+        self._names: Counter[str] = Counter()  # uuids and aliases of those who are awaited
         self._directory = directory
         self._found: dict[int, Identity | None] = {}  # processes, as `load` has found them
         self._present: dict[UUID, int] = {}  # number of the port that the entry is of
@@ -67,6 +69,7 @@ class Roster:
             entry = _read(path) if path.suffix == _SUFFIX else None
             if entry is not None and path == self._path(entry.uuid) and self._lives(entry):
                 self.awaited[entry.uuid] = entry if entry.pid > 0 else self._put(_awaited(entry))
+                self._names.update(_names(entry))
             else:
                 with contextlib.suppress(OSError):
                     path.unlink()
@@ -77,7 +80,7 @@ class Roster:
         known = self.awaited.get(uuid)
         as_it_was = known is not None and known.pid == pid and known.alias == alias and not known.awaited_since
         if known is not None and as_it_was and knows_secret(known, secret):
-            del self.awaited[uuid]  # it stands there as it is
+            self._take(uuid)  # it stands there as it is
             self._present[uuid] = number
             return
         identity = identify(pid) or Identity(pid, 0.0)
@@ -90,8 +93,19 @@ class Roster:
             principal=principal,
         )
         self._put(entry)
-        self.awaited.pop(uuid, None)
+        self._take(uuid)
         self._present[uuid] = number
+
+    def awaits(self, name: str) -> bool:
+        """Whether somebody with this uuid or alias is awaited."""
+        return self._names[name] > 0
+
+    def _take(self, uuid: UUID) -> bool:
+        """Out of those who are awaited. Whether it was among them."""
+        entry = self.awaited.pop(uuid, None)
+        if entry is not None:
+            self._names.subtract(_names(entry))
+        return entry is not None
 
     def _put(self, entry: Entry) -> Entry:
         path = self._path(entry.uuid)
@@ -117,7 +131,7 @@ class Roster:
 
     def give_up(self, uuid: UUID) -> None:
         """Who is awaited will not come: its process has ended."""
-        if self.awaited.pop(uuid, None) is not None:
+        if self._take(uuid):
             for path in (self._path(uuid), self.mirror(uuid)):
                 with contextlib.suppress(OSError):
                     path.unlink()
@@ -141,6 +155,10 @@ class Roster:
 
     def _path(self, uuid: UUID) -> Path:
         return self._directory / f"{uuid.hex}{_SUFFIX}"
+
+
+def _names(entry: Entry) -> tuple[str, ...]:
+    return (str(entry.uuid),) if entry.alias is None else (str(entry.uuid), entry.alias)
 
 
 def _awaited(entry: Entry) -> Entry:

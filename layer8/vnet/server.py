@@ -189,6 +189,9 @@ class Vnet:
         reason = "its process ended while no Vnet was there"
         self.happened(self.directory.mark(entry.uuid, State.DOWN, now, since=time.time(), reason=reason))
         self._returning.back(entry.uuid, now)
+        for name in (str(entry.uuid), entry.alias or ""):
+            if not self._may_come(name):
+                self.arrived(name)  # nobody has it, and who asked is told
         self._check_returns()
 
     def _is_awaiting(self) -> bool:
@@ -234,14 +237,23 @@ class Vnet:
             event.set()
 
     def arrival(self, name: str) -> asyncio.Event | None:
-        if self._moving.is_set():
+        if not self._may_come(name):
             return None
         return self._arrivals.setdefault(name, asyncio.Event())
+
+    def _may_come(self, name: str) -> bool:
+        """Whether somebody who is awaited has this name, or lives perhaps where a Vnet that is awaited does. Of others
+        nobody waits to hear, for who waits is not back: handles to somebody who has died would keep all waiting."""
+        if self._moving.is_set():
+            return False
+        return self.roster.awaits(name) or not self._returning.missing.isdisjoint(self.network.acquaintances.awaited)
 
     def is_back(self, uuid: UUID) -> None:
         """An adjacent Vnet that an earlier life of this one knew."""
         if not self._moving.is_set():
             self._returning.back(uuid, self._loop.time())
+            for name in [name for name in self._arrivals if not self._may_come(name)]:
+                self.arrived(name)
             self._check_returns()
 
     async def returned(self, session: Session) -> None:

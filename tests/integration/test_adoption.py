@@ -1,21 +1,20 @@
 """A Vnet is killed under load, again and again, and the books of senders and receivers must agree.
 
-The bookkeeping is the programs' own: what each sender was told, and what each receiver got. LAYER8_ADOPTION_KILLS: how
-often the Vnet is killed at random times (scripts/adoption-soak). LAYER8_KILL_POINT_ROUNDS: how often at each point.
+The bookkeeping is the programs' own (books.py): what each sender was told, and what each receiver got.
+LAYER8_ADOPTION_KILLS: how often the Vnet is killed at random times. LAYER8_KILL_POINT_ROUNDS: how often at each point.
+scripts/adoption-soak sets both.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import random
 import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -29,166 +28,66 @@ from layer8 import NotAuthorized, Undeliverable, Vnic
 from layer8.testing import RunningVnet, running_vnet
 from layer8.vnet import status
 
+from .books import Books, Mortals
+from .conftest import standing_still
+
 KILLS = int(os.environ.get("LAYER8_ADOPTION_KILLS", "5"))
 ROUNDS = int(os.environ.get("LAYER8_KILL_POINT_ROUNDS", "1"))
 POINTS = (*range(1, 12), *range(13, 17))  # KILL_POINT(n) in the C core
-RARE = {8, 11, 13, 14}  # that a Vnet may not come to before the next round
+HELD, REFUSED, ONCE = {8, 13}, 11, 14  # reached when something is held; when it is refused; once in a Vnet's life
 PARTS = 2 if ROUNDS == 1 else len(POINTS)
-WATCHDOG = pytest.mark.timeout(max(400, 20 * max(KILLS, ROUNDS)))  # several processes, on a busy machine too
-RELIABLE = ("reader", "tried", "pool", "reliable")
+STORM = 25  # deaths at a point before the books are compared
+WATCHDOG = pytest.mark.timeout(max(400, 30 * max(KILLS, ROUNDS)))  # several processes, on a busy machine too
 
 
-class Books:
-    """The programs of one storm, and what their books say in the end."""
-
-    def __init__(self, start: Callable[..., Any], directory: Path, seed: int) -> None:
-        self._directory = directory
-        self._receivers = [
-            start("ledger_receiver", str(directory / "r0"), "reader", "pool", "pool", "topics"),
-            start("ledger_receiver", str(directory / "r1"), "pool", "pool", "topics", "topics", "server"),
-        ]
-        for receiver in self._receivers:
-            receiver.wait_for("ready")
-        self._senders = [start("ledger_sender", str(directory / f"s{n}"), str(seed + n)) for n in range(2)]
-        for sender in self._senders:
-            sender.wait_for("ready")
-
-    def _read(self, program: Any, name: str) -> Any:
-        program.tell("report")
-        program.wait_for("done")
-        return json.loads((self._directory / name).read_text())
-
-    def check(self) -> dict[str, int]:
-        """Ends the load, waits until everything has come, and compares the books. Figures of the storm."""
-        senders = [self._read(sender, f"s{n}") for n, sender in enumerate(self._senders)]
-        accepted = {(book["uuid"]): book for book in senders}
-        deadline = time.monotonic() + 30
-        while True:
-            received = [book for n, one in enumerate(self._receivers) for book in self._read(one, f"r{n}")]
-            problems = _compare(accepted, received)
-            if not problems or time.monotonic() > deadline:
-                break
-            time.sleep(0.2)
-        senders = [self._read(sender, f"s{n}") for n, sender in enumerate(self._senders)]
-        for book in senders:
-            assert book["reported"] == [], book["reported"][:5]
-            assert book["hanging"] == [False, False]
-        assert not problems, problems[:10]
-        outcomes = Counter(outcome for book in senders for _, outcome in book["requests"])
-        assert set(outcomes) <= {"", "unknown", "Unreachable", "Backpressure"}, outcomes
-        return {
-            "accepted": sum(len(book["accepted"]) for book in senders),
-            "refused": sum(len(book["refused"]) for book in senders),
-            "requests": sum(outcomes.values()),
-            "unknown": outcomes["unknown"],
-            "doubles dropped": sum(book["doubles"] for book in received),
-            "attachments": max(book["attachments"] for book in senders),
-        }
+@pytest.fixture(scope="module")
+def total() -> Iterator[Counter[str]]:
+    """What all storms had together; said at the end."""
+    total: Counter[str] = Counter()
+    yield total
+    if total:
+        print(f"\nin all: {dict(total)}; none lost, none doubled, none out of order where no test failed")
 
 
-def _compare(senders: dict[str, Any], received: list[Any]) -> list[str]:
-    problems: list[str] = []
-    for receiver in received:
-        if receiver["role"] != "server":  # there it is a number of the payload
-            times = Counter((source, sequence) for source, sequence, *_ in receiver["came"])
-            problems += [f"{what} came {n} times to {receiver['role']}" for what, n in times.items() if n > 1]
-    for uuid, book in senders.items():
-        known = {sequence: (name, size, check) for name, sequence, size, check in book["accepted"] if sequence}
-        tried = Counter((size, check) for name, sequence, size, check in book["accepted"] if not sequence)
-        expected = Counter(name for name, _, _, _ in book["accepted"])
-        got: Counter[str] = Counter()
-        for receiver in received:
-            last: dict[str, int] = {}
-            seen: set[int] = set()
-            for source, sequence, topic, size, check in receiver["came"]:
-                if source != uuid:
-                    continue
-                if receiver["role"] == "server":
-                    if sequence in seen:
-                        problems.append(f"request {sequence} was carried out twice")
-                    seen.add(sequence)
-                    continue
-                if sequence in known:
-                    name, *content = known[sequence]
-                    if content != [size, check]:
-                        problems.append(f"{name} {sequence} is not what was sent")
-                elif tried[size, check] > 0 and receiver["role"] == "reader":
-                    tried[size, check] -= 1
-                    name = "tried"
-                else:
-                    problems.append(f"{receiver['role']} got {sequence} ({topic!r}, {size} bytes), never accepted")
-                    continue
-                if sequence in seen:
-                    problems.append(f"{name} {sequence} came twice to {receiver['role']}")
-                seen.add(sequence)
-                order = "reader" if name == "tried" else name  # the same name, as the sender used it
-                if order != "pool" and sequence < last.get(order, 0):
-                    problems.append(f"{name} {sequence} after {last[order]} at {receiver['role']}")
-                last[order] = sequence
-                got[name] += 1
-        for name in RELIABLE:
-            copies = 3 if name == "reliable" else 1
-            if got[name] != expected[name] * copies:
-                problems.append(f"{name}: {got[name]} of {expected[name] * copies}")
-    return problems
-
-
-class Mortals:
-    """Programs that come, stand still and are killed, until `end`, while others keep books."""
-
-    def __init__(self, start: Callable[..., Any], seed: int) -> None:
-        self._start = start
-        self._chance = random.Random(seed)
-        self._alive = [start("mortal", seed)]
-        self._ended = threading.Event()
-        self.killed = self.stopped = 0
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-
-    def _run(self) -> None:
-        number = 0
-        while not self._ended.wait(self._chance.choice([0.2, 0.5, 1.0])):
-            number += 1
-            one = self._chance.choice(self._alive)
-            match self._chance.randrange(3):
-                case 0 if len(self._alive) < 3:
-                    self._alive.append(self._start("mortal", number))
-                case 1 if len(self._alive) > 1:
-                    self._alive.remove(one)
-                    one.kill()
-                    self.killed += 1
-                case 2:
-                    with one.stopped():
-                        self._ended.wait(self._chance.choice([0.01, 0.3]))
-                    self.stopped += 1
-
-    def end(self) -> None:
-        """All are killed but one, which has a Vnet from now on."""
-        self._ended.set()
-        self._thread.join()
-        for one in self._alive[1:]:
-            one.kill()
+@pytest.fixture
+def denied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file from which a Vnet with ChangingPolicy reads what is not allowed, when it starts."""
+    policy = tmp_path / "policy"
+    policy.write_text("")
+    monkeypatch.setenv("DENIED", str(policy))
+    monkeypatch.syspath_prepend(Path(__file__).parent / "programs")
+    return policy
 
 
 @WATCHDOG
+@pytest.mark.parametrize("vnet", [{"security": "changing_policy:ChangingPolicy"}], indirect=True, ids=["policy"])
 def test_a_vnet_killed_under_load_loses_and_doubles_nothing(
-    vnet: RunningVnet, run: Callable[..., Any], tmp_path: Path, record_property: Callable[..., None]
+    denied: Path, vnet: RunningVnet, run: Callable[..., Any], tmp_path: Path, total: Counter[str]
 ) -> None:
+    """While others come, stand still, are killed, do harm or present another's uuid, and the policy changes."""
     chance = random.Random(KILLS)
     books = Books(run, tmp_path, 1)
-    mortals = Mortals(run, KILLS)
+    mortals = Mortals(run, KILLS, books.uuids)
     try:
-        for _ in range(KILLS):
+        for number in range(KILLS):
+            doomed = books.doom() if number % 5 == 2 else None
             time.sleep(chance.choice([0.0, 0.05, 0.2, 0.4, 0.8]))
             vnet.kill()
+            if doomed is not None:
+                doomed.kill()  # and never comes back
+            if number % 3 == 2:
+                denied.write_text("" if denied.read_text() else "send doomed\n")
             vnet.restart()
+            if number % 20 == 19:
+                print(f"{number + 1} kills at random times", flush=True)
         time.sleep(0.5)
     finally:
         mortals.end()
-    figures = books.check() | {"killed": mortals.killed, "stopped": mortals.stopped}
-    print(figures)
-    record_property("storm", str(figures))
+    figures = books.check()
+    total.update(figures, **{"kills at random times": KILLS})
+    print(figures, mortals.figures)
     assert figures["attachments"] > 1
+    assert mortals.figures["impostor refused"] > 0
 
 
 @WATCHDOG
@@ -237,14 +136,8 @@ def test_a_thousand_ports_come_back(vnet: RunningVnet, run: Callable[..., Any], 
 
 
 def test_a_policy_that_changed_during_the_outage_is_the_one_that_holds(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    stopped: Callable[[int | None], contextlib.AbstractContextManager[None]],
+    denied: Path, stopped: Callable[[int | None], contextlib.AbstractContextManager[None]]
 ) -> None:
-    policy = tmp_path / "policy"
-    policy.write_text("")
-    monkeypatch.setenv("DENIED", str(policy))
-    monkeypatch.syspath_prepend(Path(__file__).parent / "programs")
     reported: list[Undeliverable] = []
     with ExitStack() as stack:
         vnet = stack.enter_context(running_vnet(config={"security": "changing_policy:ChangingPolicy"}))
@@ -264,7 +157,7 @@ def test_a_policy_that_changed_during_the_outage_is_the_one_that_holds(
             sender.send(receiver.uuid, b"still allowed")
             sender.publish("open", b"still allowed")
             vnet.kill()
-        policy.write_text("send store\nsubscribe closed\n")
+        denied.write_text("send store\nsubscribe closed\n")
         vnet.restart()
         got = [(message.topic, message.payload) for message in (receiver.receive(60), receiver.receive(60))]
         assert sorted(got, key=str) == [("open", b"still allowed"), (None, b"still allowed")]
@@ -328,15 +221,30 @@ def test_each_vnet_of_a_daemon_gets_its_own_vnics_back() -> None:
         shutil.rmtree(directory)
 
 
-def kill_at(vnet: RunningVnet, monkeypatch: pytest.MonkeyPatch, point: int, count: int) -> bool:
-    """Kills the Vnet and starts one that dies at this point. Whether it has died there, soon enough."""
-    vnet.kill()
+def kill_at(
+    vnet: RunningVnet, monkeypatch: pytest.MonkeyPatch, books: Books, point: int, count: int, patience: float
+) -> bool:
+    """Kills the Vnet and starts one that dies at this point. Whether it has died there, soon enough (seconds)."""
+    if vnet.pid is None and (point == REFUSED or point in HELD):
+        monkeypatch.delenv("LAYER8_KILL_AT", raising=False)
+        vnet.restart()
+    if point == REFUSED:  # what is on its way to somebody who does not come back
+        doomed = books.doom()
+        time.sleep(patience / 5)
+        with standing_still(vnet.pid):
+            time.sleep(patience / 20)  # in the ring, and not chosen yet
+            doomed.kill()
+            vnet.kill()
+    else:
+        with books.laggard.stopped() if point in HELD else contextlib.nullcontext():
+            time.sleep(patience / 5 if point in HELD else 0)
+            vnet.kill()
     monkeypatch.setenv("LAYER8_KILL_AT", f"{point}:{count}")
     try:
         vnet.restart()
     except RuntimeError:  # it died before it was ready
         return True
-    deadline = time.monotonic() + 1.5
+    deadline = time.monotonic() + patience
     while vnet.pid is not None and time.monotonic() < deadline:
         time.sleep(0.005)
     return vnet.pid is None
@@ -363,20 +271,30 @@ def test_a_vnet_killed_at_each_point_loses_and_doubles_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     kill_points: str,
+    total: Counter[str],
     part: int,
 ) -> None:
-    points = POINTS[part::PARTS]
     chance = random.Random(part)
     monkeypatch.setattr(sys, "path", [kill_points, *sys.path])  # the Vnet's alone: ours is loaded
-    books = Books(run, tmp_path, 100 + part)
     died: Counter[int] = Counter()
-    for _ in range(ROUNDS):
-        for point in points:
-            often = ROUNDS > 1 and point not in RARE
-            died[point] += kill_at(vnet, monkeypatch, point, chance.choice([1, 3, 30, 300, 1000]) if often else 1)
-    monkeypatch.delenv("LAYER8_KILL_AT")
-    vnet.kill()
-    vnet.restart()
-    figures = books.check()
-    print(f"died {dict(died)} times of {ROUNDS} at each point", figures)
-    assert sum(died.values()) > 0 or RARE.issuperset(points)
+    tries: Counter[int] = Counter()
+    for storm in range(0, ROUNDS, STORM):
+        before = sum(died.values())
+        books = Books(run, tmp_path, 100 + part + storm)
+        for point in POINTS[part::PARTS]:
+            most = 1 if ROUNDS == 1 or point in {*HELD, REFUSED, ONCE} else 1000  # times that it is passed before
+            while died[point] < min(ROUNDS, storm + STORM):
+                tries[point] += 1
+                assert tries[point] <= 3 * (died[point] + 5), f"point {point} is not reached"
+                count = min(most, chance.choice([1, 3, 30, 300, 1000]))
+                if kill_at(vnet, monkeypatch, books, point, count, patience=1.5):
+                    died[point] += 1
+                else:
+                    most = max(1, count // 3)
+            monkeypatch.delenv("LAYER8_KILL_AT", raising=False)
+        vnet.kill()
+        vnet.restart()
+        figures = books.check()
+        total.update(figures, **{"deaths at points": sum(died.values()) - before})
+        print(f"died {dict(died)} times at points, of {sum(tries.values())} tries", figures, flush=True)
+        books.close()

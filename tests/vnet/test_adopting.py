@@ -72,9 +72,7 @@ def test_records_stand_still_until_what_was_had_is_renewed(
 
     def come_back(number: int) -> Any:
         raw = connect(vnet)
-        attached = raw.attach(
-            uuid=uuids[number], segment=segments[number], resume=answers[number].resume, adopt=True
-        )
+        attached = raw.attach(uuid=uuids[number], segment=segments[number], resume=answers[number].resume, adopt=True)
         assert isinstance(attached, Attached)
         assert attached.adopted
         assert attached.resume == answers[number].resume
@@ -197,6 +195,30 @@ def test_a_receiver_that_does_not_come_back_is_waited_for_and_then_not_there(
     assert os.path.exists(state_directory(vnet.socket) / f"{gone.hex}.port")
 
 
+def test_a_name_of_nobody_who_is_awaited_holds_nobody_up(
+    vnet: RunningVnet, connect: Connect, make_segment: MakeSegment
+) -> None:
+    """Who had a handle to somebody dead would wait for the records to move, and they for him to be back."""
+    uuids = uuid4(), uuid4()
+    segments = [make_segment(uuid) for uuid in uuids]
+    secrets = [
+        connect(vnet).attach(uuid=uuid, segment=segment).resume for uuid, segment in zip(uuids, segments, strict=True)
+    ]
+    vnet.kill()
+    vnet.restart()
+    one, other = connect(vnet), connect(vnet)
+    assert one.attach(uuid=uuids[0], segment=segments[0], resume=secrets[0], adopt=True).adopted
+    one.send(Grant(id=70, slot=0, generation=1, kind="uuid", name=str(uuid4()), renew=True))
+    one.send(Grant(id=71, slot=1, generation=1, kind="alias", name="long-dead", renew=True))
+    one.send(Grant(id=72, slot=2, generation=1, kind="uuid", name=str(uuids[1]), renew=True))
+    one.send(Resume(id=73))
+    assert {one.answer(number).code for number in (70, 71)} == {"not-found"}
+    assert not {72, 73} & set(one.answers)
+    assert other.attach(uuid=uuids[1], segment=segments[1], resume=secrets[1], adopt=True).adopted
+    other.ask(Resume)
+    assert type(one.answer(72)).__name__ == type(one.answer(73)).__name__ == "Done"
+
+
 def test_who_dies_while_it_is_awaited_is_awaited_no_longer(
     vnet: RunningVnet, connect: Connect, make_segment: MakeSegment, spawn: Callable[..., subprocess.Popen[str]]
 ) -> None:
@@ -217,10 +239,12 @@ def test_who_dies_while_it_is_awaited_is_awaited_no_longer(
     vnet.restart()
     raw = connect(vnet)
     assert raw.attach(uuid=uuid, segment=segment, resume=secret, adopt=True).adopted
+    raw.send(Grant(id=69, slot=0, generation=1, kind="alias", name="mortal", renew=True))
     raw.send(Resume(id=70))
     raw.ask(Ping)
-    assert 70 not in raw.answers
+    assert not {69, 70} & set(raw.answers)
     os.kill(mortal.pid, signal.SIGKILL)
+    assert raw.answer(69).code == "not-found"
     raw.answer(70)
     (record,) = raw.ask(Health, filters={"uuid": str(gone)}).records
     assert (record.state, record.reason) == (State.DOWN, "its process ended while no Vnet was there")

@@ -3,6 +3,7 @@
 Says "ready UUID", then sends until a line comes on stdin; writes the book to FILE and says "done N".
 """
 
+import contextlib
 import json
 import random
 import sys
@@ -53,6 +54,12 @@ def ask() -> None:
         time.sleep(0.001)
 
 
+def send_to_the_doomed() -> None:
+    while not ended.wait(0.003):
+        with contextlib.suppress(Layer8Error):  # nobody there
+            accepted.append(("doomed", vnic.send("doomed", b"morituri"), 8, 0))
+
+
 def send() -> None:
     reader = vnic.find("reader", timeout=60).uuid
     while not ended.is_set():
@@ -82,7 +89,7 @@ def send() -> None:
 
 
 print("ready", vnic.uuid)
-threads = [threading.Thread(target=send, daemon=True), threading.Thread(target=ask, daemon=True)]
+threads = [threading.Thread(target=target, daemon=True) for target in (send, ask, send_to_the_doomed)]
 for thread in threads:
     thread.start()
 sys.stdin.readline()
