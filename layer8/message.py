@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 from uuid import UUID
 
 import msgspec
@@ -91,6 +91,9 @@ class Message(msgspec.Struct, frozen=True, gc=False, eq=False):
     def is_request(self) -> bool:
         """Whether the sender waits for a reply; then this is a Request."""
         return False
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"a {type(self).__name__} stays in its process: give others its payload and dict(headers)")
 
     def __repr__(self) -> str:
         topic = "" if self.topic is None else f" on {self.topic!r}"

@@ -6,8 +6,9 @@ Each check returns its argument in the form the rest of the code uses, so that a
 
 from __future__ import annotations
 
-import math
+import operator
 import re
+import sys
 from uuid import UUID
 
 from layer8.health_record import HealthRecord
@@ -20,6 +21,9 @@ RESERVED = "layer8."
 
 OWN_TOPICS = ("layer8.alarms",)
 """Reserved topics that anybody may subscribe to who is allowed to: a Vnet publishes on them."""
+
+_LONGEST = 1e9
+"""Seconds; whoever says that he waits longer waits for ever. A clock's number plus this is still exact."""
 
 _VNET_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
@@ -52,14 +56,27 @@ def check_vnet_name(name: str) -> str:
 
 
 def check_timeout(timeout: float | None) -> float | None:
-    """A time-out in seconds: None (and infinity) is for ever and comes back as None, 0 does not wait."""
+    """A time-out in seconds: None (and more than thirty years) is for ever and comes back as None, 0 does not wait."""
     if timeout is None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
         raise TypeError(f"a time-out is a number of seconds or None, not {type(timeout).__name__}")
     if not timeout >= 0:  # also catches nan
         raise ValueError(f"a time-out of {timeout} s is not possible: None is for ever, 0 does not wait")
-    return None if timeout == math.inf else timeout
+    if timeout > _LONGEST:
+        return None  # also a whole number that no float can hold
+    return timeout
+
+
+def check_count(count: int, what: str) -> int:
+    """How many, a whole number of at least 1. `what`: the beginning of the error, as in "a stream keeps"."""
+    try:
+        number = operator.index(count)
+    except TypeError:
+        raise TypeError(f"{what} a whole number, not {type(count).__name__}") from None
+    if number < 1:
+        raise ValueError(f"{what} at least 1, not {number}")
+    return min(number, sys.maxsize)
 
 
 def destination(to: UUID | HealthRecord | str) -> UUID | str:

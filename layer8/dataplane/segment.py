@@ -10,6 +10,13 @@ from uuid import UUID
 from layer8.dataplane._core import lib
 
 
+def check_ring_bytes(ring_bytes: int) -> int:
+    """A size that a receive ring can have. Raises ValueError."""
+    if not 512 << 10 <= ring_bytes <= 1 << 30 or ring_bytes & (ring_bytes - 1):
+        raise ValueError(f"ring_bytes is a power of two from {512 << 10} to {1 << 30}, not {ring_bytes}")
+    return ring_bytes
+
+
 class Segment:
     """Owns the descriptor. Mappings made of it outlive `close()`, so it is closed as soon as the Vnet has it."""
 
@@ -23,9 +30,7 @@ class Segment:
 
         Raises ValueError for a size that is none, OSError when memory or descriptors are missing.
         """
-        if not 512 << 10 <= ring_bytes <= 1 << 30 or ring_bytes & (ring_bytes - 1):
-            raise ValueError(f"ring_bytes is a power of two from {512 << 10} to {1 << 30}, not {ring_bytes}")
-        fd = lib.layer8_segment_create(ring_bytes, uuid.bytes)
+        fd = lib.layer8_segment_create(check_ring_bytes(ring_bytes), uuid.bytes)
         if fd < 0:
             raise OSError(-fd, f"a segment of {2 * ring_bytes} bytes: {os.strerror(-fd)}")
         return cls(fd)

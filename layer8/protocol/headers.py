@@ -27,10 +27,10 @@ def encode_headers(headers: Mapping[str, str | bytes], *, reserved: bool = False
     Raises TypeError for what is not str to str or bytes, ValueError for a reserved or empty name, for text that is
     not UTF-8, or for more than 4096 bytes.
     """
-    if not headers:
-        return b""
     if not isinstance(headers, Mapping):
         raise TypeError(f"headers are a mapping, not {type(headers).__name__}")
+    if not headers:
+        return b""
     for name, value in headers.items():
         if not isinstance(name, str):
             raise TypeError(f"the name of a header is a str, not {type(name).__name__}")

@@ -19,7 +19,7 @@ from layer8.errors import Backpressure, Closed, Layer8Error, RequestTimeout
 from layer8.health.directory import check_filters
 from layer8.health_record import HealthRecord
 from layer8.message import Message, Undeliverable
-from layer8.names import check_alias, check_timeout, check_topic
+from layer8.names import check_alias, check_count, check_timeout, check_topic
 from layer8.security.loader import load_provider
 from layer8.security.provider import SecurityProvider
 from layer8.vnic import lookup
@@ -37,7 +37,7 @@ from layer8.vnic.outbox import Draft, To
 from layer8.vnic.queues import Queue, Sink
 from layer8.vnic.reports import allow_reports
 from layer8.vnic.statistics import VnicStats, read_stats
-from layer8.vnic.vnic import check_handler, ttl_of
+from layer8.vnic.vnic import check_handler, check_sizes, ttl_of
 from layer8.vnic.waiting import NOW, Timeout, deadline_after, remaining, resolve
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ class AsyncVnic:
         ring_bytes: int | None = None,
         spin_us: int | None = None,
     ) -> None:
-        if spin_us is not None and spin_us < 0:
-            raise ValueError(f"spin_us is a number of microseconds, not {spin_us}")
+        check_sizes(ring_bytes, spin_us)
         checked_alias = None if alias is None else check_alias(alias)
         provider = load_provider(security)
         checked_timeout, checked_attach = check_timeout(timeout), check_timeout(attach_timeout)
@@ -168,6 +167,7 @@ class AsyncVnic:
 
     @property
     def alias(self) -> str | None:
+        """The name that it may share with others, as it was given."""
         return self._alias
 
     @property
@@ -250,6 +250,8 @@ class AsyncVnic:
         core = self._here()
         if self._spent >= _TURN:
             await self._turn()
+        if type(reliable) is not bool:
+            raise TypeError(f"reliable is True or False, not {type(reliable).__name__}")
         last, call = self._outbox.last_topic
         if topic is last and type(payload) is bytes and headers is None and timeout is ...:
             self._spent += 1 + (len(payload) >> _TURN_BITS)
@@ -336,13 +338,12 @@ class AsyncVnic:
 
     async def receive_many(self, max: int = 256, timeout: float | None = None) -> list[Message]:  # noqa: A002
         """At least one message, and up to `max` of those that are there; as `Vnic.receive_many`."""
-        if max < 1:
-            raise ValueError(f"receive_many takes at least 1 message, not {max}")
+        limit = check_count(max, "receive_many takes")
         self._here()
         if self._spent >= _TURN:
             await self._turn()
         deadline = deadline_after(check_timeout(timeout))
-        messages = await self._inbox.take_many_from(self._messages, max, deadline)
+        messages = await self._inbox.take_many_from(self._messages, limit, deadline)
         if not messages:
             raise TimeoutError(f"no message came within {timeout} s")
         self._spent += len(messages)
@@ -369,7 +370,7 @@ class AsyncVnic:
 
     async def _subscribe(self, topic: str, handler: Callable[[Message], object] | None) -> AsyncSubscription:
         core = self._here()
-        topic = check_topic(topic)
+        topic = check_topic(topic, to_subscribe=True)
         if handler is None:
             sink = Sink(self._messages)
         else:
@@ -384,10 +385,8 @@ class AsyncVnic:
 
     async def _stream(self, topic: str, keep: int | None) -> AsyncStream:
         core = self._here()
-        topic = check_topic(topic)
-        if keep is not None and keep < 1:
-            raise ValueError(f"a stream keeps at least 1 message, not {keep}")
-        queue: Queue[Message] = Queue(keep)
+        topic = check_topic(topic, to_subscribe=True)
+        queue: Queue[Message] = Queue(None if keep is None else check_count(keep, "a stream keeps"))
         sink = Sink(queue)
         core.inbox.add_queue(queue)
         try:
@@ -412,11 +411,11 @@ class AsyncVnic:
 
     async def _serve(self, handler: Callable[[AsyncRequest], object], workers: int) -> AsyncService:
         core = self._here()
-        if workers < 1:
-            raise ValueError(f"a service has at least 1 worker, not {workers}")
+        check_handler(handler)
+        workers = check_count(workers, "the workers of a service are")
         if core.records.requests is not None:
             raise ValueError("this Vnic serves already: close the other service first")
-        return AsyncService(self, core, check_handler(handler), workers)
+        return AsyncService(self, core, handler, workers)
 
     @property
     def on_undeliverable(self) -> Callable[[Undeliverable], object] | None:

@@ -94,7 +94,7 @@ class Draft:
         self.action = {Kind.PUBLISH: "publish", Kind.REQUEST: "request"}.get(kind, "send")
         self.payload = check_payload(payload)
         self.size = len(self.payload) if isinstance(self.payload, bytes) else self.payload.nbytes
-        self.headers = encode_headers(headers) if headers else b""
+        self.headers = b"" if headers is None else encode_headers(headers)
         self.timeout = timeout
         self.deadline = deadline_after(timeout)
         self.ttl = ttl

@@ -55,8 +55,10 @@ class Reporter:
 
 
 def allow_reports(core: Core, allowed: bool, trace_memory: bool) -> None:
-    """From now on, or no more. Raises Closed."""
+    """From now on, or no more. Raises Closed, TypeError."""
     core.presence.check_open()
+    if not isinstance(allowed, bool):
+        raise TypeError(f"allowed is True or False, not {type(allowed).__name__}")
     if trace_memory and allowed and not tracemalloc.is_tracing():
         tracemalloc.start()
     core.announcement.report(allowed)

@@ -9,12 +9,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Self
 from uuid import UUID
 
-from layer8.dataplane import Kind
+from layer8.dataplane import Kind, check_ring_bytes
 from layer8.errors import Backpressure, Closed, Layer8Error, RequestTimeout
 from layer8.health.directory import check_filters
 from layer8.health_record import HealthRecord
 from layer8.message import Message, Request, Undeliverable
-from layer8.names import check_alias, check_timeout, check_topic
+from layer8.names import check_alias, check_count, check_timeout, check_topic
 from layer8.security.loader import load_provider
 from layer8.security.provider import SecurityProvider
 from layer8.vnic import lookup
@@ -72,8 +72,7 @@ class Vnic:
         ring_bytes: int | None = None,
         spin_us: int | None = None,
     ) -> None:
-        if spin_us is not None and spin_us < 0:
-            raise ValueError(f"spin_us is a number of microseconds, not {spin_us}")
+        check_sizes(ring_bytes, spin_us)
         core = self._core = Core(
             None if alias is None else check_alias(alias),
             vnet=vnet,
@@ -98,6 +97,7 @@ class Vnic:
 
     @property
     def alias(self) -> str | None:
+        """The name that it may share with others, as it was given."""
         return self._core.alias
 
     @property
@@ -172,6 +172,8 @@ class Vnic:
         A subscriber that does not keep up misses publications, and learns how many. With `reliable=True` nothing is
         dropped: slow subscribers hold the publisher back, up to `timeout` seconds. Raises as `send` does.
         """
+        if type(reliable) is not bool:
+            raise TypeError(f"reliable is True or False, not {type(reliable).__name__}")
         last, call = self._outbox.last_topic
         if topic is last and type(payload) is bytes and headers is None and timeout is ...:
             sequence = call(payload, len(payload), reliable)
@@ -249,9 +251,8 @@ class Vnic:
 
         Raises TimeoutError and Closed as `receive` does, ValueError for a `max` below 1.
         """
-        if max < 1:
-            raise ValueError(f"receive_many takes at least 1 message, not {max}")
-        messages = self._inbox.take_many(max, deadline_after(check_timeout(timeout)))
+        limit = check_count(max, "receive_many takes")
+        messages = self._inbox.take_many(limit, deadline_after(check_timeout(timeout)))
         if not messages:
             raise TimeoutError(f"no message came within {timeout} s")
         return messages
@@ -300,9 +301,7 @@ class Vnic:
         """Subscribes to `topic` with a queue of its own. `keep`: only the newest so many wait in it. As `subscribe`."""
         core = self._core
         topic = check_topic(topic, to_subscribe=True)
-        if keep is not None and keep < 1:
-            raise ValueError(f"a stream keeps at least 1 message, not {keep}")
-        queue: Queue[Message] = Queue(keep)
+        queue: Queue[Message] = Queue(None if keep is None else check_count(keep, "a stream keeps"))
         sink = Sink(queue)
         core.inbox.add_queue(queue)
         try:
@@ -320,11 +319,11 @@ class Vnic:
         them, each in a thread of its own, in no order. Messages that are not requests still come to `receive`.
         """
         self._core.presence.check_open()
-        if workers < 1:
-            raise ValueError(f"a service has at least 1 worker, not {workers}")
+        check_handler(handler)
+        workers = check_count(workers, "the workers of a service are")
         if self._core.records.requests is not None:
             raise ValueError("this Vnic serves already: close the other service first")
-        return Service(self, self._core, check_handler(handler), workers)
+        return Service(self, self._core, handler, workers)
 
     @property
     def on_undeliverable(self) -> Callable[[Undeliverable], object] | None:
@@ -419,6 +418,17 @@ def check_handler(handler: Callable[..., object]) -> Callable[..., object]:
     if not callable(handler):
         raise TypeError(f"a handler is callable, not {type(handler).__name__}")
     return handler
+
+
+def check_sizes(ring_bytes: int | None, spin_us: int | None) -> None:
+    """What the program may choose of its Vnic, before anything is made. The segment itself knows which sizes it has."""
+    for name, value, unit in (("ring_bytes", ring_bytes, "bytes"), ("spin_us", spin_us, "microseconds")):
+        if isinstance(value, bool) or not isinstance(value, int | None):
+            raise TypeError(f"{name} is a whole number of {unit} or None, not {type(value).__name__}")
+    if spin_us is not None and spin_us < 0:
+        raise ValueError(f"spin_us is a number of microseconds, not {spin_us}")
+    if ring_bytes is not None:
+        check_ring_bytes(ring_bytes)
 
 
 def ttl_of(ttl: float | None) -> int:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import math
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from layer8 import Closed, Layer8Error, NotFound, Request, RequestFailed, RequestTimeout, Vnic
+from layer8 import AsyncVnic, Closed, Layer8Error, NotFound, Request, RequestFailed, RequestTimeout, Vnic
 from layer8.testing import RunningVnet
 
 MakeVnic = Callable[..., Vnic]
@@ -34,8 +39,12 @@ WRONG: dict[str, tuple[Use, type[Exception]]] = {
     "a header named by a number": (lambda vnic: vnic.send("self", b"", headers={5: "a"}), TypeError),
     "a header without a name": (lambda vnic: vnic.send("self", b"", headers={"": "a"}), ValueError),
     "headers over the limit": (lambda vnic: vnic.send("self", b"", headers={"a": "b" * 5000}), ValueError),
+    "headers that are a 0": (lambda vnic: vnic.send("self", b"", headers=0), TypeError),
+    "headers that are an empty text": (lambda vnic: vnic.send("self", b"", headers=""), TypeError),
+    "a header that is no text": (lambda vnic: vnic.send("self", b"", headers={"a": "\udc80"}), ValueError),
     "a reserved header": (lambda vnic: vnic.send("self", b"", headers={"layer8.reason": "a"}), ValueError),
     "send with a text as timeout": (lambda vnic: vnic.send("self", b"", timeout="5"), TypeError),
+    "send with a truth as timeout": (lambda vnic: vnic.send("self", b"", timeout=True), TypeError),
     "send with a negative timeout": (lambda vnic: vnic.send("self", b"", timeout=-0.1), ValueError),
     "send with no number as timeout": (lambda vnic: vnic.send("self", b"", timeout=float("nan")), ValueError),
     "send with a ttl of nothing": (lambda vnic: vnic.send("self", b"", ttl=0), ValueError),
@@ -43,34 +52,53 @@ WRONG: dict[str, tuple[Use, type[Exception]]] = {
     "send with a text as ttl": (lambda vnic: vnic.send("self", b"", ttl="1"), TypeError),
     "try to send text": (lambda vnic: vnic.try_send("self", "text"), TypeError),
     "try to send to a number": (lambda vnic: vnic.try_send(5, b""), TypeError),
+    "try to send to nobody's name": (lambda vnic: vnic.try_send("\udc80", b""), ValueError),
+    "try to send with a list of headers": (lambda vnic: vnic.try_send("self", b"", headers=["a"]), TypeError),
     "publish on a number": (lambda vnic: vnic.publish(5, b""), TypeError),
     "publish on an empty topic": (lambda vnic: vnic.publish("", b""), ValueError),
     "publish on a topic that is too long": (lambda vnic: vnic.publish("t" * 256, b""), ValueError),
     "publish on a reserved topic": (lambda vnic: vnic.publish("layer8.mine", b""), ValueError),
+    "publish reliably to a text": (lambda vnic: vnic.publish("t", b"", reliable="no"), TypeError),
+    "publish with a list of headers": (lambda vnic: vnic.publish("t", b"", headers=["a"]), TypeError),
+    "publish with a text as timeout": (lambda vnic: vnic.publish("t", b"", timeout="1"), TypeError),
     "publish text": (lambda vnic: vnic.publish("t", "text"), TypeError),
     "request of a number": (lambda vnic: vnic.request(5, b""), TypeError),
     "request with text": (lambda vnic: vnic.request("self", "text"), TypeError),
+    "request with a list of headers": (lambda vnic: vnic.request("self", b"", headers=["a"]), TypeError),
+    "request with a text as timeout": (lambda vnic: vnic.request("self", b"", timeout="1"), TypeError),
     "request with a negative timeout": (lambda vnic: vnic.request("self", b"", timeout=-1), ValueError),
     "receive with a negative timeout": (lambda vnic: vnic.receive(-1), ValueError),
     "receive with a text as timeout": (lambda vnic: vnic.receive("1"), TypeError),
     "receive no messages": (lambda vnic: vnic.receive_many(0), ValueError),
     "receive minus one message": (lambda vnic: vnic.receive_many(-1), ValueError),
     "receive a text of messages": (lambda vnic: vnic.receive_many("5"), TypeError),
+    "receive one message and a half": (lambda vnic: vnic.receive_many(1.5), TypeError),
+    "receive many for a text": (lambda vnic: vnic.receive_many(5, "1"), TypeError),
+    "receive many for a negative time": (lambda vnic: vnic.receive_many(5, -1), ValueError),
     "subscribe to a number": (lambda vnic: vnic.subscribe(5), TypeError),
     "subscribe to a reserved topic": (lambda vnic: vnic.subscribe("layer8.mine"), ValueError),
     "subscribe with a text as handler": (lambda vnic: vnic.subscribe("t", "handler"), TypeError),
     "a stream of a number": (lambda vnic: vnic.stream(5), TypeError),
     "a stream that keeps nothing": (lambda vnic: vnic.stream("t", keep=0), ValueError),
     "a stream that keeps a text": (lambda vnic: vnic.stream("t", keep="1"), TypeError),
+    "a stream that keeps one and a half": (lambda vnic: vnic.stream("t", keep=1.5), TypeError),
+    "a stream of a reserved topic": (lambda vnic: vnic.stream("layer8.mine"), ValueError),
     "serve with a number": (lambda vnic: vnic.serve(5), TypeError),
     "serve with no workers": (lambda vnic: vnic.serve(print, workers=0), ValueError),
     "serve with a text of workers": (lambda vnic: vnic.serve(print, workers="2"), TypeError),
+    "serve with one worker and a half": (lambda vnic: vnic.serve(print, workers=1.5), TypeError),
+    "find with a text as timeout": (lambda vnic: vnic.find("self", timeout="1"), TypeError),
     "find a number": (lambda vnic: vnic.find(5), TypeError),
     "find with a negative timeout": (lambda vnic: vnic.find("self", timeout=-1), ValueError),
     "health of what is no field": (lambda vnic: vnic.health(colour="red"), TypeError),
+    "health of a state that is none": (lambda vnic: vnic.health(state="up"), ValueError),
+    "health of a uuid as text": (lambda vnic: vnic.health(uuid="x"), TypeError),
+    "watch a state that is none": (lambda vnic: vnic.watch(state="up"), ValueError),
     "watch what is no field": (lambda vnic: vnic.watch(colour="red"), TypeError),
     "elect in a number": (lambda vnic: vnic.elect(5), TypeError),
     "elect in an empty group": (lambda vnic: vnic.elect(""), ValueError),
+    "elect in a reserved group": (lambda vnic: vnic.elect("layer8.mine"), ValueError),
+    "allow a text of reports": (lambda vnic: vnic.allow_reports("yes"), TypeError),
     "report undeliverables to a number": (lambda vnic: setattr(vnic, "on_undeliverable", 5), TypeError),
     "close with a negative timeout": (lambda vnic: vnic.close(-1), ValueError),
     "close with a text as timeout": (lambda vnic: vnic.close("1"), TypeError),
@@ -82,6 +110,9 @@ MADE_WRONG: dict[str, tuple[dict[str, object], type[Exception]]] = {
     "reserved alias": ({"alias": "layer8.mine"}, ValueError),
     "alias that is a uuid": ({"alias": "12345678-1234-5678-1234-567812345678"}, ValueError),
     "alias that is too long": ({"alias": "a" * 256}, ValueError),
+    "alias of bytes": ({"alias": b"name"}, TypeError),
+    "vnet without a name": ({"vnet": ""}, ValueError),
+    "vnet of a path object": ({"vnet": Path("/tmp/sock")}, TypeError),
     "vnet of a number": ({"vnet": 5}, TypeError),
     "timeout of text": ({"timeout": "5"}, TypeError),
     "negative timeout": ({"timeout": -1}, ValueError),
@@ -89,11 +120,15 @@ MADE_WRONG: dict[str, tuple[dict[str, object], type[Exception]]] = {
     "attach timeout of text": ({"attach_timeout": "1"}, TypeError),
     "spinning for a negative time": ({"spin_us": -1}, ValueError),
     "spinning for a text": ({"spin_us": "1"}, TypeError),
+    "spinning for a fraction": ({"spin_us": 1.5}, TypeError),
+    "ring of nothing": ({"ring_bytes": 0}, ValueError),
+    "ring of a fraction": ({"ring_bytes": float(1 << 20)}, TypeError),
     "ring of a text": ({"ring_bytes": "1 MiB"}, TypeError),
     "ring that is no power of two": ({"ring_bytes": 1_000_000}, ValueError),
     "ring that is too small": ({"ring_bytes": 4096}, ValueError),
     "negative ring": ({"ring_bytes": -(1 << 20)}, ValueError),
     "security of a number": ({"security": 5}, TypeError),
+    "security that names none": ({"security": "nobody"}, ValueError),
     "security that is not there": ({"security": "no.such.module:factory"}, ImportError),
 }
 
@@ -118,8 +153,56 @@ def test_wrong_argument_is_refused_and_the_vnic_goes_on(itself: Vnic, what: str)
 @pytest.mark.parametrize("what", MADE_WRONG)
 def test_vnic_is_not_made_with_a_wrong_argument(vnet: RunningVnet, what: str) -> None:
     arguments, error = MADE_WRONG[what]
-    with pytest.raises(error):
-        Vnic(**{"vnet": str(vnet.socket), **arguments})  # type: ignore[arg-type]
+    for kind in (Vnic, AsyncVnic):
+        with pytest.raises(error):
+            asyncio.run(_made(kind, {"vnet": str(vnet.socket), **arguments}))
+
+
+async def _made(kind: Callable[..., Any], arguments: dict[str, object]) -> None:
+    made = kind(**arguments)
+    if isinstance(made, AsyncVnic):
+        await made
+
+
+async def _used(use: Use, vnic: AsyncVnic) -> None:
+    made = use(vnic)
+    if inspect.isawaitable(made):
+        await made
+
+
+def test_wrong_argument_is_refused_by_an_async_vnic_too_and_it_goes_on(vnet: RunningVnet) -> None:
+    async def scenario() -> None:
+        async with AsyncVnic("self", vnet=str(vnet.socket), attach_timeout=30.0, timeout=30.0) as vnic:
+            for what, (use, error) in WRONG.items():
+                with pytest.raises(error) as raised:
+                    await asyncio.wait_for(_used(use, vnic), 30.0)
+                assert str(raised.value), what
+                assert vnic.state == "attached", what
+                await vnic.send(vnic.uuid, what.encode())
+                assert (await vnic.receive(30.0)).payload == what.encode()
+
+    asyncio.run(scenario())
+
+
+def test_what_a_vnic_gives_back_refuses_wrong_arguments(make_vnic: MakeVnic) -> None:
+    vnic = make_vnic()
+    with (
+        vnic.stream("t") as stream,
+        vnic.serve(print) as service,
+        vnic.watch() as watch,
+        vnic.elect(f"group-{vnic.uuid}") as election,
+    ):
+        for wait in (stream.receive, service.wait, watch.receive, election.wait, election.receive):
+            for wrong, error in ((-1, ValueError), (math.nan, ValueError), ("1", TypeError)):
+                with pytest.raises(error):
+                    wait(wrong)  # type: ignore[arg-type]
+
+
+def test_message_says_that_it_stays_in_its_process(make_vnic: MakeVnic) -> None:
+    vnic = make_vnic()
+    vnic.send(vnic.uuid, b"")
+    with pytest.raises(TypeError, match="payload"):
+        pickle.dumps(vnic.receive(30.0))
 
 
 def test_request_refuses_wrong_answers_and_can_still_be_answered(make_vnic: MakeVnic) -> None:
