@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shlex
+import signal
 import subprocess
+from collections.abc import Iterator
 
 import click
 
@@ -21,7 +24,7 @@ from layer8.vnic import Vnic
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N requests.")
 @pass_settings
 def command(settings: Settings, alias: str, echo: bool, program: str | None, count: int | None) -> None:
-    """Take the alias ALIAS and answer requests until Ctrl-C.
+    """Take the alias ALIAS and answer requests until Ctrl-C, or SIGTERM, which lets it answer what has come before.
 
     With --command, stdout of the program is the reply; a status other than 0 is a failed reply that carries its
     stderr.
@@ -31,7 +34,7 @@ def command(settings: Settings, alias: str, echo: bool, program: str | None, cou
     arguments = [] if program is None else shlex.split(program)
     if not echo and not arguments:
         raise click.UsageError("--command is empty")
-    with Vnic(alias, vnet=settings.vnet, timeout=settings.seconds()) as vnic:
+    with Vnic(alias, vnet=settings.vnet, timeout=settings.seconds()) as vnic, _drained_by_sigterm(vnic):
         if not settings.quiet:
             click.echo(f"answering as {alias} ({vnic.uuid})", err=True)
         answered = 0
@@ -46,6 +49,21 @@ def command(settings: Settings, alias: str, echo: bool, program: str | None, cou
             answered += 1
             if answered == count:
                 return
+
+
+@contextlib.contextmanager
+def _drained_by_sigterm(vnic: Vnic) -> Iterator[None]:
+    """The first SIGTERM takes the alias back, and the loop ends after the last request; a second one ends at once."""
+
+    def drain(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        vnic.drain()
+
+    before = signal.signal(signal.SIGTERM, drain)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(arguments: list[str], request: Request) -> str | None:

@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from layer8 import Request, Vnic
+from layer8 import NotFound, Request, Vnic
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Command
 
 MakeVnic = Callable[..., Vnic]
 
+PATIENCE = 60.0  # a watchdog, not an expectation
+
 
 @contextmanager
-def answering(layer8: Command, alias: str, *arguments: str) -> Iterator[None]:
+def answering(layer8: Command, alias: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """`layer8 reply`, when it has its alias."""
     with layer8.started("reply", alias, *arguments) as process:
         assert process.stderr is not None
         line = process.stderr.readline()
         assert line.startswith(b"answering as"), line + process.stderr.read()
-        yield
+        yield process
+
+
+def has(vnic: Vnic, alias: str) -> bool:
+    try:
+        vnic.find(alias)
+    except NotFound:
+        return False
+    return True
 
 
 def test_an_echo_replies_with_every_byte(layer8: Command, name: str) -> None:
@@ -45,6 +59,22 @@ def test_a_program_answers_and_its_failure_is_a_failed_reply(layer8: Command, na
         result = layer8("request", name, "1")
         assert (result.returncode, result.stdout) == (1, b"")
         assert b"status 1" in result.stderr
+
+
+def test_sigterm_lets_it_answer_what_has_come(layer8: Command, make_vnic: MakeVnic, name: str, tmp_path: Path) -> None:
+    opened, program = tmp_path / "opened", tmp_path / "program"
+    program.write_text(f"until test -e {opened}; do sleep 0.01; done; cat")
+    vnic = make_vnic()
+    with ThreadPoolExecutor() as threads, answering(layer8, name, "--command", f"sh {program}") as process:
+        replies = [threads.submit(vnic.request, name, payload, timeout=None) for payload in (b"one", b"two")]
+        while (port := vnic.stats().port) is None or port.sent_messages < 2 or port.transmit_fill:
+            time.sleep(0.001)
+        process.terminate()
+        while has(vnic, name):
+            time.sleep(0.001)
+        opened.touch()
+        assert sorted(reply.result(PATIENCE).payload for reply in replies) == [b"one", b"two"]
+        assert process.wait(PATIENCE) == 0
 
 
 def test_a_request_nobody_answers_is_status_4(layer8: Command, make_vnic: MakeVnic, name: str) -> None:
