@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
+from pathlib import Path
 from uuid import uuid4
 
 import click
@@ -145,3 +146,28 @@ def test_a_reader_that_goes_away_is_no_failure() -> None:
     os.close(read)
     _, complaint = child.communicate(timeout=60)
     assert (child.returncode, complaint) == (0, b"")
+
+
+_COMPLETE = r"""
+eval "$(_LAYER8_COMPLETE=bash_source layer8)"
+[[ $(complete -p layer8) =~ -F\ ([^ ]+) ]]
+for line in "layer8 hea" "layer8 --json sub --ra"; do
+    COMP_WORDS=($line) COMPREPLY=()
+    COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+    "${BASH_REMATCH[1]}" layer8
+    echo "${COMPREPLY[@]}"
+done
+"""
+
+
+def test_bash_completes_commands_and_options_as_the_readme_says() -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    shell = subprocess.run(
+        ["bash", "--norc", "-c", _COMPLETE],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (shell.stdout.splitlines(), shell.stderr) == (["health", "--raw --rate"], "")
