@@ -48,26 +48,6 @@ static void test_a_handle_not_granted_comes_back(void) {
     world_stop(&world);
 }
 
-static void test_what_was_sent_under_a_handle_given_back_is_delivered(void) {
-    struct world world;
-    struct vnic a, b;
-    world_start(&world);
-    vnic_attach(&a, &world, 0);
-    vnic_attach(&b, &world, 1);
-    for (uint32_t repeat = 0; repeat < 200; repeat++) {
-        uint32_t handle = vnic_grant(&a, 2, LAYER8_TARGET_PORT, b.id);
-        for (uint32_t n = 0; n < 300; n++) {
-            CHECK(layer8_send(a.port, handle, big, 100) > 0);
-        }
-        CHECK(vnic_command(&a, LAYER8_COMMAND_REVOKE, handle, LAYER8_SLOT_OPEN, 0) == LAYER8_OK);
-        for (uint32_t n = 0; n < 300; n++) {
-            CHECK(vnic_receive(&b).entry.length == 100);
-        }
-    }
-    CHECK(vnic_empty(&a));
-    world_stop(&world);
-}
-
 static void test_a_full_receiver_holds_its_senders_only(void) {
     struct world world;
     struct vnic a, stuck, other;
@@ -594,7 +574,6 @@ int main(void) {
     test_a_segment_that_is_not_one_is_refused();
     test_unicast_arrives_stamped_and_in_order();
     test_a_handle_not_granted_comes_back();
-    test_what_was_sent_under_a_handle_given_back_is_delivered();
     test_a_full_receiver_holds_its_senders_only();
     test_what_is_held_for_the_dead_goes_back();
     test_an_overfilled_hold_ring_drains_in_order();

@@ -40,6 +40,7 @@ void layer8_port_init(port_t *port) {
     list_init(&port->doomed);
     list_init(&port->closing);
     list_init(&port->released);
+    list_init(&port->deferred);
     list_init(&port->flows);
     list_init(&port->waiting);
     list_init(&port->memberships);
@@ -152,6 +153,9 @@ void layer8_switch_port_free(layer8_switch_port *port) {
     }
     free(port->found);
     free(port->adopted);
+    if (list_linked(&port->deferred)) {
+        FOR_EACH_SAFE(at, &port->deferred) { free(OWNER(struct deferred, of_port, at)); }
+    }
     if (port->base != NULL) { /* not of a proxy */
         (void)close(port->doorbell);
         if (port->chime >= 0) {

@@ -282,6 +282,7 @@ void layer8_port_try_reap(layer8_switch *sw, port_t *port) {
     if (port->adjacent == NULL) {
         layer8_remote_gone(sw, port);
     }
+    layer8_commands_deferred(sw, port, true);
     layer8_port_forget(sw, port);
     layer8_store_relaxed(&port->state, PORT_DEAD);
     layer8_emit(sw, LAYER8_EVENT_GONE, port->id, 0, (int64_t)port->reason, port);

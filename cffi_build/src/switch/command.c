@@ -193,9 +193,6 @@ static int revoke_handle(layer8_switch *sw, port_t *port, uint32_t name, uint32_
     if (handle == NULL || handle->kind == 0 || handle->generation != (uint16_t)(name >> 16)) {
         return LAYER8_INVALID;
     }
-    if (byte == LAYER8_SLOT_OPEN) {
-        layer8_catch_up(sw, port); /* given back, not taken: what was sent under it is still delivered */
-    }
     layer8_handle_clear(sw, handle, (uint8_t)byte);
     return LAYER8_OK;
 }
@@ -314,7 +311,32 @@ static int run_for_link(layer8_switch *sw, const struct command *command) {
     }
 }
 
-static void run(layer8_switch *sw, const struct command *command) {
+/* A handle that is given back, not taken away: what was sent under it is still delivered. So the command waits until the
+ * transmit ring has been forwarded, by its turns, up to where it stood, and what concerns the port's handles waits behind
+ * it, for the slot may be granted again. A port that is stalled waits for nothing. */
+static bool defer(layer8_switch *sw, port_t *port, const struct command *command) {
+    if ((command->kind != LAYER8_COMMAND_GRANT && command->kind != LAYER8_COMMAND_REVOKE) || !port_alive(port) ||
+        port->adjacent != NULL) {
+        return false;
+    }
+    bool release = command->kind == LAYER8_COMMAND_REVOKE && command->b == LAYER8_SLOT_OPEN;
+    uint64_t tail = layer8_load_acquire(&port->control->transmit_tail);
+    bool must_wait = release && tail != port->transmit_head && !sw->frozen && port->resumed && !port->stalled;
+    if (!must_wait && list_empty(&port->deferred)) {
+        return false;
+    }
+    struct deferred *deferred = calloc(1, sizeof *deferred);
+    if (deferred == NULL) {
+        layer8_commands_deferred(sw, port, true);
+        return false;
+    }
+    *deferred = (struct deferred){.command = *command, .until = tail, .released = release};
+    list_append(&port->deferred, &deferred->of_port);
+    layer8_activate(sw, port);
+    return true;
+}
+
+static void carry_out(layer8_switch *sw, const struct command *command) {
     port_t *port = port_by_id(sw, command->port);
     int status = LAYER8_GONE;
     if (command->kind == LAYER8_COMMAND_STOP) {
@@ -372,12 +394,26 @@ static void run(layer8_switch *sw, const struct command *command) {
     layer8_emit(sw, LAYER8_EVENT_DONE, command->port, command->token, status, NULL);
 }
 
+void layer8_commands_deferred(layer8_switch *sw, port_t *port, bool all) {
+    while (!list_empty(&port->deferred)) {
+        struct deferred *first = OWNER(struct deferred, of_port, port->deferred.next);
+        if (first->released && !all && port->transmit_head - first->until >= UINT64_MAX / 2) {
+            return;
+        }
+        list_remove(&first->of_port);
+        carry_out(sw, &first->command);
+        free(first);
+    }
+}
+
 void layer8_commands_run(layer8_switch *sw) {
     uint64_t head = layer8_load_relaxed(&sw->command_head);
     uint64_t tail = layer8_load_acquire(&sw->command_tail);
     while (head != tail) {
         struct command command = sw->commands[head++ % COMMAND_RING];
         layer8_store_release(&sw->command_head, head);
-        run(sw, &command);
+        if (!defer(sw, port_by_id(sw, command.port), &command)) {
+            carry_out(sw, &command);
+        }
     }
 }

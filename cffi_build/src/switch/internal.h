@@ -249,6 +249,7 @@ struct layer8_switch_port {
     bool asked;
     port_t *of_uuid;       /* chain of the hash */
 
+    struct link deferred;  /* commands that wait behind a handle given back: see command.c */
     struct gate gate;
     struct handle *handles[HANDLE_CHUNKS];
     struct link flows;     /* without a handle */
@@ -271,6 +272,13 @@ struct command {
     uint64_t token;
     void *pointer;
     uint8_t uuid[16];
+};
+
+struct deferred {          /* a command for a port that waits behind a handle given back, or is that */
+    struct link of_port;
+    struct command command;
+    uint64_t until;        /* where the transmit ring stood */
+    bool released;         /* it gives a handle back: waits until there */
 };
 
 #define COMMAND_RING 4096u
@@ -470,6 +478,8 @@ void layer8_handle_clear(layer8_switch *sw, struct handle *handle, uint8_t byte)
 /* ---- command.c ---- */
 
 void layer8_commands_run(layer8_switch *sw);
+/* Runs those commands for a port that waited and need not any more; `all`: there is nothing left to wait for. */
+void layer8_commands_deferred(layer8_switch *sw, port_t *port, bool all);
 void layer8_emit_event(layer8_switch *sw, layer8_event event);
 void layer8_emit(layer8_switch *sw, uint32_t kind, uint32_t port, uint64_t token, int64_t value, port_t *pointer);
 
@@ -479,7 +489,6 @@ void layer8_activate(layer8_switch *sw, port_t *port);
 uint32_t layer8_uuid_bucket(const layer8_switch *sw, const uint8_t *uuid);
 void layer8_port_enter(layer8_switch *sw, port_t *port); /* into the table of ports and the hash of uuids */
 void layer8_port_forget(layer8_switch *sw, port_t *port);
-void layer8_catch_up(layer8_switch *sw, port_t *port); /* forwards what its Vnic has sent by now, unless it is stalled */
 uint64_t layer8_now_ns(void);
 
 #endif

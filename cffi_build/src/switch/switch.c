@@ -325,19 +325,6 @@ static bool poll_transmit(layer8_switch *sw, port_t *port) {
     return port->transmit_head != tail && !port->stalled && !bad;
 }
 
-void layer8_catch_up(layer8_switch *sw, port_t *port) {
-    uint64_t sent = layer8_load_acquire(&port->control->transmit_tail) - port->transmit_head;
-    uint64_t from = port->transmit_head;
-    if (sw->frozen || !port->resumed || port->adjacent != NULL || !layer8_poll_adopted(sw, port)) {
-        return;
-    }
-    if (sent <= port->transmit_capacity) {
-        while (port->transmit_head - from < sent && poll_transmit(sw, port) && !list_linked(&port->doomed)) {
-        }
-        layer8_activate(sw, port);
-    }
-}
-
 /* Empty: asks for a doorbell and looks again. True: there is work after all. */
 static bool rearm(port_t *port) {
     layer8_wakeup_announce(&port->control->doorbell);
@@ -367,6 +354,7 @@ static void visit(layer8_switch *sw, port_t *port) {
     if (list_linked(&port->doomed)) {
         return;
     }
+    layer8_commands_deferred(sw, port, !more);
     if (!port_alive(port)) {
         if (more) {
             layer8_activate(sw, port);
