@@ -38,31 +38,18 @@ import functools
 import logging
 import math
 import os
-import random
 import threading
 import time
 import weakref
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from layer8.dataplane import Flag, Kind, Port, Record, Status
-from layer8.errors import Closed, Layer8Error, Unreachable, VnetNotFound
+from layer8.errors import Closed, Layer8Error, Unreachable
 from layer8.message import Message, Undeliverable
 from layer8.protocol.control import Detach, Draining, Elected, Failed, ReportWanted, Resume, WhoIs
-from layer8.rendezvous import FarPlace, Place, candidates
 from layer8.security.provider import SecurityProvider
-from layer8.vnic.attachment import (
-    ADOPT_SECONDS,
-    HANDSHAKE_SECONDS,
-    RING_BYTES,
-    Attachment,
-    NotAdopted,
-    Stopped,
-    attach,
-    attach_again,
-    with_nodes,
-)
+from layer8.vnic.attachment import ADOPT_SECONDS, Attachment, NotAdopted
 from layer8.vnic.connection import ConnectionLost
 from layer8.vnic.election import Election
 from layer8.vnic.keeper import Keeper
@@ -76,9 +63,10 @@ from layer8.vnic.refusals import UNKNOWN, error_of_failed
 from layer8.vnic.renewing import Renewing
 from layer8.vnic.replies import Replies
 from layer8.vnic.reports import Reporter
+from layer8.vnic.search import AGAIN_SECONDS, Search
 from layer8.vnic.standing import Announcement, Orders
 from layer8.vnic.topics import Interest, Topics
-from layer8.vnic.turns import look_around, turn
+from layer8.vnic.turns import look_around
 from layer8.vnic.waiting import SLICE, deadline_after, remaining, run_now, slice_of
 
 if TYPE_CHECKING:
@@ -88,10 +76,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("layer8.vnic")
 
 _AT_EXIT_SECONDS = 1.0
-_AGAIN_SECONDS = 3.0  # that a Vnet may take for each step of re-attaching
 _REST_SECONDS = 5.0  # for a reader that a signal handler keeps from leaving the old ring
-_QUICK_LOOKS = 4  # at a socket; afterwards nobody listens there, most likely
-_LOOK_SECONDS = 1.0
 _RENEW_SECONDS = 30.0
 _SOON_SECONDS = 0.2
 _REPORT_EVERY = 5.0  # seconds between two warnings about messages that did not arrive
@@ -116,11 +101,15 @@ class Core:
         self.uuid: UUID = uuid4()
         self.alias = alias
         self.timeout = timeout
-        self._security = security
-        self._places = with_nodes(candidates(vnet), security)
-        self._ring_bytes = ring_bytes or RING_BYTES
-        self._spin_us = spin_us
-        self._chime = parts.chime
+        self._search = Search(
+            self.uuid,
+            alias,
+            vnet=vnet,
+            security=security,
+            ring_bytes=ring_bytes,
+            spin_us=spin_us,
+            chime=parts.chime,
+        )
         name = f"layer8-{alias or self.uuid.hex[:8]}"
         self.presence = parts.presence(f"Vnic {alias!r}" if alias else f"Vnic {self.uuid}")
         self.questions = parts.questions(self.presence)
@@ -153,39 +142,18 @@ class Core:
         self._current: Attachment | None = None  # also while its Vnet is stopping
         self._kept: Attachment | None = None  # of a Vnet that is gone; its port is for the next one
         self._former: Port | None = None  # that was let go: it knows what was taken through it
-        self._looked_at: tuple[object, ...] = ()
-        self._looks = 0
-        self._look_at = 0.0
-        self._secret = b""  # by which a later Vnet knows us
         self._unreported = 0
         self._reported_at = -math.inf
         self.undeliverable = 0
         self.attachments = 0
         self._renewing = Renewing(security)
-        attachment = self._attach(attach_timeout)
+        attachment = self._search.attach(attach_timeout)
         self.keeper = Keeper(self, self.questions, f"{name}-keeper")
         self._install(attachment)
         _open_cores.add(self)
         self.keeper.start(attachment)
 
     # ── attached ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _attach(self, timeout: float | None) -> Attachment:
-        keeper: Keeper | None = getattr(self, "keeper", None)
-        return attach(
-            self._places,
-            self._security,
-            uuid=self.uuid,
-            alias=self.alias,
-            ring_bytes=self._ring_bytes,
-            spin_us=self._spin_us,
-            timeout=timeout,
-            patience=HANDSHAKE_SECONDS if keeper is None else _AGAIN_SECONDS,
-            wake=None if keeper is None else keeper.wake_fd,
-            stopped=lambda: keeper is not None and keeper.is_stopped,
-            resume=self._secret,
-            chime=self._chime,
-        )
 
     def _install(self, attachment: Attachment) -> bool:
         replies = Replies(attachment, self.presence, self.outbox.room, self.timeout, self.keeper.push_later)
@@ -200,51 +168,29 @@ class Core:
             return False
         self._current = attachment
         self._kept = None
-        self._secret = attachment.attached.resume
+        self._search.secret = attachment.attached.resume
         self.attachments += 1
         vnet, how = attachment.challenge, "goes on with" if attachment.adopted else "is attached to"
         _logger.info("%s %s Vnet %s (%s)", self.presence.what, how, vnet.name, vnet.vnet)
         return True
 
     def look_again(self) -> Attachment:
-        """One look for a Vnet; as long as the sockets are what they were, a thorough one now and then only."""
-        places, now = _signatures(self._places), time.monotonic()
-        if places != self._looked_at:
-            self._looked_at, self._looks = places, 0
-        self._looks += 1
-        if self._looks > _QUICK_LOOKS and now < self._look_at:
-            raise VnetNotFound(tuple(map(str, self._places)))
-        self._look_at = now + _LOOK_SECONDS * random.uniform(0.5, 1.0)
+        """One look for a Vnet."""
         keeper = self.keeper
-        with turn(self._places, lambda: keeper.is_stopped) as mine:
-            if not mine:
-                raise Stopped
-            return self._attach_next()
-
-    def _attach_next(self) -> Attachment:
-        keeper = self.keeper
-        if self._kept is not None:
-            try:
-                return attach_again(
-                    self._kept,
-                    self._places,
-                    self._security,
-                    uuid=self.uuid,
-                    alias=self.alias,
-                    chime=self._chime,
-                    wake=keeper.wake_fd,
-                    stopped=lambda: keeper.is_stopped,
-                )
-            except NotAdopted as refusal:
-                _logger.warning("%s begins anew: %s", self.presence.what, str(refusal))  # whose traceback holds us
-                self._let_go(self._kept)
-        return self._attach(0.0)
+        with self._search.look(keeper):
+            if self._kept is not None:
+                try:
+                    return self._search.attach_again(self._kept, keeper)
+                except NotAdopted as refusal:
+                    _logger.warning("%s begins anew: %s", self.presence.what, str(refusal))  # whose traceback holds us
+                    self._let_go(self._kept)
+            return self._search.attach(0.0, keeper)
 
     def found(self, attachment: Attachment) -> bool:
         """Asks for what it had again, then goes on here. False: the Vnic was closed meanwhile."""
         handles = self.outbox.handles.renewals() if attachment.adopted else []
         interests = self.topics.all() if not self.presence.draining else []
-        deadline = time.monotonic() + _AGAIN_SECONDS + (len(interests) + len(handles)) * 0.01
+        deadline = time.monotonic() + AGAIN_SECONDS + (len(interests) + len(handles)) * 0.01
         if attachment.adopted:  # the Vnet waits for others, too
             deadline += ADOPT_SECONDS
         try:
@@ -546,20 +492,6 @@ def _who_is(core: weakref.ref[Core], attachment: weakref.ref[Attachment], number
     if present is None or through is None:
         raise Unreachable("the Vnet", "the one that this message came through is gone")
     return present.who_is(through, number)
-
-
-def _signatures(places: Sequence[Place]) -> tuple[object, ...]:
-    """Another one for each place where another socket stands now."""
-    found: list[object] = []
-    for place in places:
-        if isinstance(place, FarPlace):
-            continue
-        try:
-            about = os.stat(place)
-            found.append((about.st_dev, about.st_ino, about.st_ctime_ns))
-        except OSError:
-            found.append(None)
-    return tuple(found)
 
 
 def _check_stopping(answer: Answer) -> None:
