@@ -36,7 +36,6 @@ from __future__ import annotations
 import atexit
 import functools
 import logging
-import math
 import os
 import threading
 import time
@@ -44,22 +43,23 @@ import weakref
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
-from layer8.dataplane import Flag, Kind, Port, Record, Status
+from layer8.dataplane import Port, Status
 from layer8.errors import Closed, Layer8Error, Unreachable
-from layer8.message import Message, Undeliverable
+from layer8.message import Message
 from layer8.protocol.control import Detach, Draining, Elected, Failed, ReportWanted, Resume, WhoIs
 from layer8.security.provider import SecurityProvider
 from layer8.vnic.attachment import ADOPT_SECONDS, Attachment, NotAdopted
 from layer8.vnic.connection import ConnectionLost
 from layer8.vnic.election import Election
 from layer8.vnic.keeper import Keeper
+from layer8.vnic.losses import Losses
 from layer8.vnic.outbox import Outbox
 from layer8.vnic.parts import Parts
 from layer8.vnic.presence import Presence
 from layer8.vnic.questions import Answer
 from layer8.vnic.queues import Queue
 from layer8.vnic.records import Records
-from layer8.vnic.refusals import UNKNOWN, error_of_failed
+from layer8.vnic.refusals import error_of_failed
 from layer8.vnic.renewing import Renewing
 from layer8.vnic.replies import Replies
 from layer8.vnic.reports import Reporter
@@ -79,7 +79,6 @@ _AT_EXIT_SECONDS = 1.0
 _REST_SECONDS = 5.0  # for a reader that a signal handler keeps from leaving the old ring
 _RENEW_SECONDS = 30.0
 _SOON_SECONDS = 0.2
-_REPORT_EVERY = 5.0  # seconds between two warnings about messages that did not arrive
 
 
 class Core:
@@ -123,6 +122,7 @@ class Core:
             parts.room(),
             parts.turn(),
         )
+        self._losses = Losses(self.presence.what, self.outbox.handles.name_of)
         self.calls = parts.calls()
         self.dispatcher = parts.dispatcher(f"{name}-handlers")
         messages: Queue[Message] = Queue()
@@ -134,7 +134,7 @@ class Core:
             self.calls,
             self.outbox.handles.name_of,
             functools.partial(_who_is, weakref.ref(self)),
-            self._report,
+            self._losses.report,
             parts.request,
         )
         self.inbox = parts.inbox(self.presence, messages, self.dispatcher.jobs, self.records)
@@ -142,8 +142,6 @@ class Core:
         self._current: Attachment | None = None  # also while its Vnet is stopping
         self._kept: Attachment | None = None  # of a Vnet that is gone; its port is for the next one
         self._former: Port | None = None  # that was let go: it knows what was taken through it
-        self._unreported = 0
-        self._reported_at = -math.inf
         self.undeliverable = 0
         self.attachments = 0
         self._renewing = Renewing(security)
@@ -279,7 +277,7 @@ class Core:
             self._former = attachment.port
         else:
             _logger.warning("%s: a reader is busy elsewhere; what was unread is lost", self.presence.what)
-        for undeliverable in self.records.reports_of(self._stranded(attachment)):
+        for undeliverable in self.records.reports_of(self._losses.stranded(attachment.port)):
             self.undeliverable += 1
             step, item = self.records.reporting(undeliverable)
             step(item)
@@ -335,15 +333,6 @@ class Core:
         self.presence.end(f"{self.presence.what}, whose keeper has failed (see the log),")
         self.inbox.wake_all()
 
-    def _stranded(self, attachment: Attachment) -> list[Undeliverable]:
-        """The messages that the Vnet may or may not have moved. Requests are not among them: their calls fail."""
-        found = []
-        for record in attachment.port.stranded():
-            if record.kind in (Kind.UNICAST, Kind.PUBLISH) and record.flags & Flag.LAST:
-                to = self.outbox.handles.name_of(record.slot | record.generation << 16)
-                found.append(Undeliverable("" if to is None else to, _sequence_of(record), UNKNOWN, _size_of(record)))
-        return found
-
     # ── closed ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def drain(self) -> None:
@@ -395,7 +384,7 @@ class Core:
         """While no Vnet is there: until one has taken what was sent over, or the deadline."""
         while self.presence.attachment is None and self.presence.ended is None:
             left = self._kept or self._current
-            messages = [] if left is None else self._stranded(left)
+            messages = [] if left is None else self._losses.stranded(left.port)
             if not messages:
                 return
             if remaining(deadline) == 0:
@@ -467,21 +456,6 @@ class Core:
             known = attachment.principals[number] = answer.text
         return known
 
-    def _report(self, undeliverable: Undeliverable) -> None:
-        """No handler is told: it is logged, now and then."""
-        self._unreported += 1
-        now = time.monotonic()
-        if now - self._reported_at >= _REPORT_EVERY:
-            self._reported_at = now
-            _logger.warning(
-                "%s: %d message(s) did not arrive, the last one to %s: %s (on_undeliverable tells of each)",
-                self.presence.what,
-                self._unreported,
-                undeliverable.to,
-                undeliverable.reason,
-            )
-            self._unreported = 0
-
     @property
     def replies(self) -> Replies | None:
         return self._replies
@@ -497,18 +471,6 @@ def _who_is(core: weakref.ref[Core], attachment: weakref.ref[Attachment], number
 def _check_stopping(answer: Answer) -> None:
     if isinstance(answer, Failed) and answer.code == "stopping":
         raise ConnectionLost("the Vnet is stopping")
-
-
-def _sequence_of(record: Record) -> int:
-    """What send returned for the message that this record ends."""
-    return record.correlation if record.fragments > 1 else record.sequence
-
-
-def _size_of(record: Record) -> int:
-    """Bytes of its payload; of a message in fragments the last one counts for a whole one."""
-    if record.fragments > 1:
-        return (record.fragments - 1) * 65536 + record.length
-    return record.length - record.headers
 
 
 # ── the process ────────────────────────────────────────────────────────────────────────────────────────────────────
