@@ -34,7 +34,6 @@ Who owns what:
 from __future__ import annotations
 
 import atexit
-import functools
 import logging
 import os
 import threading
@@ -44,9 +43,9 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from layer8.dataplane import Port, Status
-from layer8.errors import Closed, Layer8Error, Unreachable
+from layer8.errors import Closed
 from layer8.message import Message
-from layer8.protocol.control import Detach, Draining, Elected, Failed, ReportWanted, Resume, WhoIs
+from layer8.protocol.control import Detach, Draining, Elected, Failed, ReportWanted, Resume
 from layer8.security.provider import SecurityProvider
 from layer8.vnic.attachment import ADOPT_SECONDS, Attachment, NotAdopted
 from layer8.vnic.connection import ConnectionLost
@@ -56,6 +55,7 @@ from layer8.vnic.losses import Losses
 from layer8.vnic.outbox import Outbox
 from layer8.vnic.parts import Parts
 from layer8.vnic.presence import Presence
+from layer8.vnic.principals import Principals
 from layer8.vnic.questions import Answer
 from layer8.vnic.queues import Queue
 from layer8.vnic.records import Records
@@ -122,6 +122,7 @@ class Core:
             parts.room(),
             parts.turn(),
         )
+        self._principals = Principals(self.presence, self.questions, timeout)
         self._losses = Losses(self.presence.what, self.outbox.handles.name_of)
         self.calls = parts.calls()
         self.dispatcher = parts.dispatcher(f"{name}-handlers")
@@ -133,7 +134,7 @@ class Core:
             self.topics,
             self.calls,
             self.outbox.handles.name_of,
-            functools.partial(_who_is, weakref.ref(self)),
+            self._principals.teller(),
             self._losses.report,
             parts.request,
         )
@@ -437,35 +438,9 @@ class Core:
             ended.wait(seconds)
         return True
 
-    # ── small questions ────────────────────────────────────────────────────────────────────────────────────────────
-
-    def who_is(self, attachment: Attachment, number: int) -> str:
-        """The principal behind a number of this attachment. Raises Unreachable when its Vnet is gone."""
-        known = attachment.principals.get(number)
-        if known is None:
-            self.presence.check_open()
-            try:
-                question = WhoIs(id=0, principal=number)
-                answer = run_now(self.questions.ask_blocking(attachment, question, deadline_after(self.timeout)))
-            except ConnectionLost:
-                raise Unreachable("the Vnet", "the one that this message came through is gone") from None
-            if answer is None:
-                raise Unreachable("the Vnet", "it did not answer in time")
-            if isinstance(answer, Failed):
-                raise Layer8Error(f"the Vnet does not say who principal {number} is: {answer.text}")
-            known = attachment.principals[number] = answer.text
-        return known
-
     @property
     def replies(self) -> Replies | None:
         return self._replies
-
-
-def _who_is(core: weakref.ref[Core], attachment: weakref.ref[Attachment], number: int) -> str:
-    present, through = core(), attachment()
-    if present is None or through is None:
-        raise Unreachable("the Vnet", "the one that this message came through is gone")
-    return present.who_is(through, number)
 
 
 def _check_stopping(answer: Answer) -> None:
