@@ -263,11 +263,10 @@ class Far:
             self._forget(proxy)
 
     def disconnect(self) -> None:
-        """The switch has stopped."""
+        """The switch has stopped, and takes its proxies with it."""
         for proxy in self._by_number.values():
             if proxy.timer is not None:
                 proxy.timer.cancel()
-            proxy.remote.free()
         for session in self._sessions.values():
             for questions in session.late.values():
                 for _, _, timer in questions:

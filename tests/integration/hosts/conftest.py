@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -148,6 +149,7 @@ class Hosts:
             **settings,
         }
         vnet = self._stack.enter_context(running_vnet(config=config, launcher=launcher))
+        self._stack.callback(_stops_cleanly, vnet)
         self.vnets[name] = vnet
         return vnet
 
@@ -181,6 +183,12 @@ class Hosts:
         vnic = Vnic(alias, vnet=str(self.vnets[host].socket), security=security, attach_timeout=30.0, **arguments)
         self._stack.callback(vnic.close)
         return vnic
+
+
+def _stops_cleanly(vnet: RunningVnet) -> None:
+    """Whatever the test did with it; unless it was killed."""
+    status = vnet.stop()
+    assert status in (0, None, -signal.SIGKILL), f"exit status {status}:\n{vnet.log}"
 
 
 @pytest.fixture
