@@ -348,9 +348,11 @@ class TopicRevoked(Wire, frozen=True, tag="topic-revoked"):
 
 
 class PortClosed(Wire, frozen=True, tag="port-closed"):
-    """This port was closed (a violation, a limit, a revoked principal). The connection closes after this."""
+    """This port was closed (a violation, a limit, a revoked principal). The connection closes after this. `lasting`:
+    nobody will let this Vnic in again."""
 
     reason: str
+    lasting: bool = False
 
 
 class ReportWanted(Wire, frozen=True, tag="report-wanted"):

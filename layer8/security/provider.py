@@ -106,11 +106,13 @@ class Resource:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """`reason`: for the log and the audit, not for who asked. `generation`: of the policy that decided; a grant is
-    installed only while that policy is in force."""
+    installed only while that policy is in force. `lasting`: a no that nothing will turn into a yes, as for a revoked
+    certificate; whoever is attached with it is told so, with the reason, and does not try again."""
 
     allowed: bool
     reason: str = ""
     generation: int = 0
+    lasting: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -155,6 +155,8 @@ class X509Provider:
             return Decision(allowed=False, reason=str(error))
         if found.overlay != held.trust.overlay or found.role is not who.role:
             return Decision(allowed=False, reason=f"not a {who.role} of overlay {held.trust.overlay}")
+        if self._is_revoked(held, who.credential):
+            return Decision(allowed=False, reason="its certificate was revoked", lasting=True)
         if not self._is_good(held, who.credential):
             return Decision(allowed=False, reason="its certificate is believed no more")
         if action is Action.HOST and found.role is not Role.VNET:
@@ -346,10 +348,14 @@ class X509Provider:
 
     def _is_good(self, held: Credentials, credential: str) -> bool:
         """Whether what somebody was believed for would still be: not revoked, and by a root that is believed."""
-        issuer, _, serial = credential.partition(" ")
-        if held.revoked.get_revoked_certificate_by_serial_number(int(serial or "0", 16)) is not None:
+        if self._is_revoked(held, credential):
             return False
+        issuer = credential.partition(" ")[0]
         return any(issuer == _issuer(root.subject) for root in held.trust.believed(self._clock()))
+
+    def _is_revoked(self, held: Credentials, credential: str) -> bool:
+        serial = credential.partition(" ")[2]
+        return held.revoked.get_revoked_certificate_by_serial_number(int(serial or "0", 16)) is not None
 
     def _complain(self, error: Exception) -> None:
         text = str(error)

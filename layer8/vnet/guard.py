@@ -25,7 +25,7 @@ from layer8.errors import Layer8Error
 from layer8.protocol.control import Done, Explain, Principals, Reload, Renewal, Reprove
 from layer8.protocol.statement import Principal, Purpose, Role, Statement, again
 from layer8.security.policy import parse_resource
-from layer8.security.provider import Action, AuditEvent, Resource, ResourceKind, SecurityProvider
+from layer8.security.provider import Action, AuditEvent, Decision, Resource, ResourceKind, SecurityProvider
 from layer8.vnet.board_port import BoardPort
 from layer8.vnet.complaints import Complaints
 from layer8.vnet.config import VnetConfig
@@ -104,24 +104,24 @@ class Guard:
 
     def allowed(self, who: Principal, action: Action, what: Resource) -> bool:
         """Asks the provider; an exception is a no. A no is on record."""
-        allowed, reason = self._ask(who, action, what)
-        if not allowed:
+        decision = self._ask(who, action, what)
+        if not decision.allowed:
+            reason = decision.reason
             self.ledger.refused(who.uri)
             self._complaints.warn("not allowed", "%s may not %s %s (%s)", who.uri, action.value, what, reason)
             self.audit("refuse", principal=who.uri, action=action, resource=what, allowed=False, reason=reason)
-        return allowed
+        return bool(decision.allowed)
 
     def would_allow(self, who: Principal, action: Action, what: Resource) -> bool:
         """Asks only."""
-        return self._ask(who, action, what)[0]
+        return bool(self._ask(who, action, what).allowed)
 
-    def _ask(self, who: Principal, action: Action, what: Resource) -> tuple[bool, str]:
+    def _ask(self, who: Principal, action: Action, what: Resource) -> Decision:
         try:
-            decision = self._vnet.provider.authorize(who, action, what)
-            return bool(decision.allowed), decision.reason
+            return self._vnet.provider.authorize(who, action, what)
         except Exception as error:
             self._complaints.warn("authorize", "the Security Provider failed to decide: %r", error)
-            return False, "the Security Provider failed"
+            return Decision(allowed=False, reason="the Security Provider failed")
 
     def granted(self, port: BoardPort, action: Action, resource: Resource) -> None:
         """For the record."""
@@ -240,10 +240,13 @@ class Guard:
         self.audit("revoke", principal=uri, action=action, resource=resource, allowed=False)
 
     def _expel(self, session: Session, action: Action, resource: Resource) -> None:
-        who = session.newcomer.principal.uri
-        self._taken(who, action, resource)
-        self._complaints.warn("expelled", "%s may no longer %s %s: closed", who, action.value, resource)
-        session.expel(f"{who} may no longer {action.value} {resource}")
+        who = session.newcomer.principal
+        self._taken(who.uri, action, resource)
+        self._complaints.warn("expelled", "%s may no longer %s %s: closed", who.uri, action.value, resource)
+        decision = self._ask(who, action, resource)
+        lasting = decision.lasting and not decision.allowed
+        why = f": {decision.reason}" if lasting else ""  # of a policy the log says more, and only the log
+        session.expel(f"{who.uri} may no longer {action.value} {resource}{why}", lasting=lasting)
 
     # ── what expires ──────────────────────────────────────────────────────────────────────────────────────────────
 

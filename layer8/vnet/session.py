@@ -411,9 +411,10 @@ class Session:
     def is_closing(self) -> bool:
         return self._closing
 
-    def expel(self, reason: str) -> None:
-        """It may not be here any more: what it had sent and could not be delivered yet does not wait for anybody."""
-        self._close(reason, PortClosed(reason=reason), Reason.REVOKED, at_once=True)
+    def expel(self, reason: str, *, lasting: bool = False) -> None:
+        """It may not be here any more: what it had sent and could not be delivered yet does not wait for anybody.
+        `lasting`: nor ever again."""
+        self._close(reason, PortClosed(reason=reason, lasting=lasting), Reason.REVOKED, at_once=True)
 
     def part(self) -> None:
         """The Vnet ends and leaves the port as it is, for the next one to adopt."""

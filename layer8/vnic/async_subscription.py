@@ -114,7 +114,8 @@ class AsyncStream(AsyncSubscription):
     async def receive(self, timeout: float | None = None) -> Message:
         """The next publication; waits up to `timeout` seconds. Cancelled, it has taken nothing.
 
-        Raises TimeoutError, and Closed when the stream or its Vnic was closed, or drained and everything is read.
+        Raises TimeoutError, Closed when the stream or its Vnic was closed, or drained and everything is read, and
+        NotAuthorized when the policy has ended the subscription: close it, and subscribe anew once that is allowed.
         """
         message = await self._next(check_timeout(timeout))
         if message is None:

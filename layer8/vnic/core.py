@@ -7,8 +7,8 @@
                   out, what comes is read     ▼  ▼                             │ one, subscriptions asked again
                                               away ──(keeper, every 10 to 500 ms)
                                               │
-         close(), forgotten, atexit ──────────┴──▶ closed      from every state, for good; a child made by fork
-                                                               begins in it
+         close(), forgotten, atexit, ─────────┴──▶ closed      from every state, for good; a child made by fork
+         expelled for good                                     begins in it
 
     draining        beside the state: nobody new is sent here; loops end when the ring is empty
 
@@ -43,7 +43,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
 from layer8.dataplane import Port, Status
-from layer8.errors import Closed
+from layer8.errors import Closed, NotAuthorized
 from layer8.message import Message
 from layer8.protocol.control import Detach, Draining, Elected, Failed, ReportWanted, Resume
 from layer8.security.provider import SecurityProvider
@@ -317,7 +317,9 @@ class Core:
 
     def revoked(self, number: int, topic: str) -> None:
         """The Vnet has ended a subscription."""
-        if self.topics.revoked(number, topic):
+        principal = "" if self._current is None else self._current.attached.principal
+        if self.topics.revoked(number, topic, lambda: NotAuthorized(principal, "subscribe", f"topic {topic}")):
+            self.inbox.wake_all()
             _logger.warning("%s may no longer subscribe to %r: the policy has changed", self.presence.what, topic)
 
     @property
@@ -349,17 +351,23 @@ class Core:
         self.presence.drain()
         self.inbox.wake_all()
 
-    def close(self, timeout: float | None) -> None:
-        """Says goodbye and gives everything back. Safe twice, from any thread, from a handler."""
+    def expelled(self, reason: str) -> None:
+        """The Vnet is gone, and nobody will let this one in again. The keeper's thread, after `lost`."""
+        self.close(0.0, f"{self.presence.what}, because {reason},")
+
+    def close(self, timeout: float | None, why: str = "") -> None:
+        """Says goodbye and gives everything back. Safe twice, from any thread, from a handler. `why`: for whoever
+        uses it afterwards."""
+        why = why or self.presence.what
         deadline = deadline_after(timeout)
         self._wait_for_heir(deadline)
         attachment, current = self.presence.attachment, self._current
-        if not self.presence.end(self.presence.what):
+        if not self.presence.end(why):
             return
         try:
             self.outbox.forget_last()
             self.inbox.leave()
-            self.calls.fail_all(Closed(self.presence.what))
+            self.calls.fail_all(Closed(why))
             self.inbox.wake_all()
             if current is not None:
                 current.port.shut()

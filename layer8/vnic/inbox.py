@@ -104,7 +104,8 @@ class Inbox:
         return True
 
     def take(self, queue: Queue[T], deadline: float) -> T | None:
-        """The next message of a queue, None when there was none until the deadline. Raises Closed at the end."""
+        """The next message of a queue, None when there was none until the deadline. Raises Closed at the end, or the
+        reason why nothing comes any more."""
         while True:
             if queue.is_long:
                 self.taking(queue, 1)
@@ -112,7 +113,7 @@ class Inbox:
             if item is not None:
                 return item
             if queue.ended:
-                raise Closed("this stream")
+                raise queue.why()
             if not self.wait(queue, deadline, until_drained=True):
                 return None
 

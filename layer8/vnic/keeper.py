@@ -57,6 +57,7 @@ class Kept(Protocol):
     def found(self, attachment: Attachment) -> bool: ...
     def give_back(self, attachment: Attachment) -> None: ...
     def failed(self) -> None: ...
+    def expelled(self, reason: str) -> None: ...
     def tend(self, attachment: Attachment) -> float:
         """Does what is due, and says for how many seconds nothing is."""
         ...
@@ -80,6 +81,7 @@ class Keeper:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._stop = False
         self._reason = ""
+        self._expelled = False
         self._deferred: deque[Outgoing] = deque()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._attachment: Attachment | None = None
@@ -127,6 +129,9 @@ class Keeper:
                     return
                 self._deferred.clear()
                 self._kept.lost(attachment, reason)
+                if self._expelled:
+                    self._kept.expelled(reason)
+                    return
                 self._attachment = attachment = self._look_for_another()
         except Exception:
             _logger.exception("the keeper of a Vnic has failed; the Vnic is closed")
@@ -172,8 +177,9 @@ class Keeper:
                 self._kept.revoked(number, topic)
             case PortClosed() if self._reason:
                 pass  # it has stopped
-            case PortClosed(reason=reason):
+            case PortClosed(reason=reason, lasting=lasting):
                 self._reason = f"the Vnet has closed the port: {reason}"
+                self._expelled = lasting
                 _logger.warning("%s", self._reason)
             case Watched(watch=number):
                 self._kept.orders.heard(attachment, message, number)

@@ -103,7 +103,8 @@ class LoopInbox(Inbox):
         return queue.ended or (not waiters and len(queue.items) > waiters.woken)
 
     async def take_from(self, queue: Queue[T], deadline: float) -> T | None:
-        """The next message of a queue, None when there was none until the deadline. Raises Closed at the end."""
+        """The next message of a queue, None when there was none until the deadline. Raises Closed at the end, or the
+        reason why nothing comes any more."""
         while self._is_free(queue) or await self.wait_at(queue, deadline, until_drained=True):
             if queue.is_long:
                 self.taking(queue, 1)
@@ -111,7 +112,7 @@ class LoopInbox(Inbox):
             if item is not None:
                 return item
             if queue.ended:
-                raise Closed("this stream")
+                raise queue.why()
         return None
 
     async def take_many_from(self, queue: Queue[T], limit: int, deadline: float) -> list[T]:

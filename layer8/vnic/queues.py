@@ -15,10 +15,16 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
+from layer8.errors import Closed, Layer8Error
+
 T = TypeVar("T")
 
 OVERHEAD = 64
 """Bytes counted for a message beside its payload: its record's header."""
+
+
+def _closed() -> Layer8Error:
+    return Closed("this stream")
 
 
 class Queue(Generic[T]):
@@ -27,16 +33,18 @@ class Queue(Generic[T]):
 
     `keep`: the newest so many stay, older ones are dropped. `offered`: how many were put in, ever. `is_long`: whoever
     takes from it says so to the inbox (`Inbox.taking`), because the switch has been told that much is unread. `ended`:
-    nothing will come any more, so nobody shall wait.
+    nothing will come any more, so nobody shall wait; what stands here is still taken. `why`: makes what taking raises
+    then.
     """
 
-    __slots__ = ("_bytes", "_count", "ended", "is_long", "items", "keep", "offered")
+    __slots__ = ("_bytes", "_count", "ended", "is_long", "items", "keep", "offered", "why")
 
     def __init__(self, keep: int | None = None) -> None:
         self.items: deque[T] = deque(maxlen=keep)
         self.keep = keep
         self.is_long = False
         self.ended = False
+        self.why: Callable[[], Layer8Error] = _closed
         self.offered = 0
         self._bytes = 0
         self._count = 0

@@ -98,7 +98,8 @@ class Stream(Subscription):
     def receive(self, timeout: float | None = None) -> Message:
         """The next publication; waits up to `timeout` seconds (None: for ever, 0: not at all).
 
-        Raises TimeoutError, and Closed when the stream or its Vnic was closed, or drained and everything is read.
+        Raises TimeoutError, Closed when the stream or its Vnic was closed, or drained and everything is read, and
+        NotAuthorized when the policy has ended the subscription: close it, and subscribe anew once that is allowed.
         """
         message = self._next(deadline_after(check_timeout(timeout)))
         if message is None:

@@ -179,13 +179,19 @@ class Topics:
                 interest.lose()
             return agreed
 
-    def revoked(self, number: int, topic: str) -> bool:
-        """The Vnet has ended this subscription; it is asked for again with the next Vnet. Whether it was there."""
+    def revoked(self, number: int, topic: str, why: Callable[[], Layer8Error]) -> bool:
+        """The Vnet has ended this subscription. Streams end with `why`; for the Vnic's own queue and for handlers it is
+        asked for again with the next Vnet. Whether it was there."""
         with self._presence.lock:
             interest = self._interests.get(topic)
             if interest is None or interest.number != number:
                 return False
             interest.lose()
+            for sink in interest.sinks:
+                if sink.handler is None and sink.queue is not self._messages:
+                    sink.queue.why = why
+                    sink.queue.ended = True
+                    self.remove(interest, sink)
             return True
 
     def forget_closed(self, asked: list[Interest], attachment: Attachment) -> None:

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import pytest
 
-from layer8 import Layer8Error, NotAuthorized, NotFound, Vnic
+from layer8 import Closed, Layer8Error, NotAuthorized, NotFound, Vnic
 from layer8.protocol.control import Done, Explain, Failed, Reload, Reprove
 from layer8.protocol.statement import Purpose, Role, Statement, again
 from layer8.security.authority import Authority
@@ -169,13 +169,21 @@ def test_a_subscription_that_is_not_allowed_any_more_ends(world: World) -> None:
     reader, writer = world.vnic("reader"), world.vnic("writer")
     subscription = reader.subscribe("prices")
     reader.subscribe("news")
+    stream, other = reader.stream("prices"), reader.stream("news")
     writer.publish("prices", b"1")
     assert reader.receive().payload == b"1"
+    assert stream.receive().payload == b"1"
     world.policy.write_text(deny("reader", "subscribe", "topic prices"))
-    until(lambda: world.audited("revoke"), "it is taken away")
+    for _ in range(2):  # it was waiting, and it asks again
+        with pytest.raises(NotAuthorized) as caught:
+            stream.receive(PATIENCE)
+        assert caught.value.args == ("layer8://shop/vnic/reader", "subscribe", "topic prices")
+    stream.close()
+    until(lambda: world.audited("revoke"), "it stands in the audit log")
     writer.publish("prices", b"2")
     writer.publish("news", b"3")
     assert reader.receive().payload == b"3"
+    assert other.receive().payload == b"3"
     subscription.close()
     with pytest.raises(NotAuthorized):
         reader.subscribe("prices")
@@ -305,13 +313,19 @@ def test_every_refusal_is_one_line_and_stands_in_the_audit_log(world: World, tmp
 # ── who is believed ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_revoked_certificate_closes_the_live_port(world: World) -> None:
+def test_a_revoked_certificate_closes_the_live_port_for_good(world: World) -> None:
     world.start(None, authority=str(world.overlay.path))
     web, other = world.vnic("web"), world.vnic("other")
     began = time.monotonic()
     Authority(world.overlay.path).revoke("layer8://shop/vnic/web", time.time())
-    until(lambda: web.state == "away", "the port is closed")
+    with pytest.raises(
+        Closed, match="layer8://shop/vnic/web may no longer attach overlay shop: its certificate was revoked"
+    ):
+        web.receive(PATIENCE)
     took = time.monotonic() - began
+    assert web.state == "closed"
+    with pytest.raises(Closed, match="was revoked"):
+        web.send("web", b"x")
     assert other.state == "attached"
     with pytest.raises(NotAuthorized):
         world.vnic("web")
@@ -362,7 +376,7 @@ def test_a_vnet_elsewhere_renews_and_learns_of_revocations_over_the_network(worl
             web.send("web", b"x")
             assert web.receive(timeout=PATIENCE).payload == b"x"
             Authority(world.overlay.path).revoke("layer8://shop/vnic/web", time.time())
-            until(lambda: web.state == "away", "the port is closed")
+            until(lambda: web.state == "closed", "the port is closed")
 
 
 def test_a_proof_anew_is_ones_own_and_good_once(world: World) -> None:

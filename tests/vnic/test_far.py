@@ -382,7 +382,7 @@ def test_a_revoked_certificate_is_refused_at_this_port_too(make_far: MakeFar, ov
     far = make_far(authority=str(overlay.path))
     away = far.far("away", name="revoked")
     Authority(overlay.path).revoke("layer8://test/vnic/revoked", time.time())
-    until(lambda: away.state != "attached", "the live port is closed")
+    until(lambda: away.state == "closed", "the live port is closed")
     with pytest.raises((NotAuthorized, VnetNotFound)):
         far.far(name="revoked", attach_timeout=3.0)
     assert far.far(name="other").state == "attached"

@@ -28,7 +28,7 @@ def test_a_revocation_reaches_vnets_that_do_not_know_the_authority(hosts: Any) -
     authority = Authority(hosts.overlay.path)
     web = hosts.vnic("c", "web")
     authority.revoke("layer8://shop/vnic/app", time.time())
-    until(lambda: web.state == "away", "its port is closed")
+    until(lambda: web.state == "closed", "its port is closed")
     for name in ("b", "c"):
         held = identity.load(Path(hosts.overlay.vnet(name)), time.time())
         assert held.revoked_number == 2
