@@ -246,8 +246,7 @@ static inline int64_t pair_send(struct pair *pair, struct vnic *vnic, uint32_t h
             return sent;
         }
         pair_events(pair);
-        (void)layer8_wait_room(vnic->port, sent == LAYER8_XOFF ? (int64_t)(handle & 0xffffu) : -1, length,
-                               SECOND / 1000, 0);
+        (void)layer8_wait_room(vnic->port, handle & 0xffffu, length, SECOND / 1000, 0);
     }
     CHECK(!"no room");
     abort();

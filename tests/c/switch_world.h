@@ -194,8 +194,7 @@ static inline int64_t vnic_send(struct vnic *vnic, uint32_t handle, const void *
         if (sent != LAYER8_FULL && sent != LAYER8_XOFF) {
             return sent;
         }
-        (void)layer8_wait_room(vnic->port, sent == LAYER8_XOFF ? (int64_t)(handle & 0xffffu) : -1, length, SECOND / 10,
-                               0);
+        (void)layer8_wait_room(vnic->port, handle & 0xffffu, length, SECOND / 10, 0);
     }
     return LAYER8_FULL;
 }

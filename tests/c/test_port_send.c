@@ -113,6 +113,33 @@ static void marks_of_a_handle_are_looked_at_first(void) {
     fake_close(&fake);
 }
 
+static void what_must_be_held_waits_for_the_switch_in_bursts(void) {
+    struct fake fake;
+    struct layer8_record record;
+    fake_open(&fake);
+    const uint64_t burst = LAYER8_BURST(LAYER8_RING_MIN / 2);
+    fake_mark(&fake, 4, LAYER8_SLOT_METERED);
+    for (int64_t sent = 0, begun = 0, rounds = 0; rounds < 1000; rounds++) {
+        while (layer8_send(fake.port, 4, bytes, 960) > 0) {
+            sent++;
+        }
+        CHECK((uint64_t)(sent - begun) * 1024 > burst && (uint64_t)(sent - begun - 1) * 1024 <= burst);
+        CHECK(layer8_send(fake.port, 3, bytes, 1) > 0); /* others go on, and it waits for itself alone */
+        CHECK(layer8_publish(fake.port, 4, bytes, 1, 0) > 0);
+        CHECK(layer8_publish(fake.port, 4, bytes, 1, 1) == LAYER8_FULL);
+        CHECK(layer8_wait_room(fake.port, 4, 960, 0, 0) == 0 && layer8_wait_room(fake.port, 3, 960, 0, 0) == 1);
+        while (begun < sent) {
+            CHECK(fake_take(&fake, &record, NULL));
+            begun += record.length == 960;
+            CHECK(begun != sent || layer8_wait_room(fake.port, 4, 960, 0, 0) == 1);
+        }
+        for (int n = 0; n < 400 && rounds % 8 == 0; n++) { /* much else passes */
+            CHECK(layer8_send(fake.port, 3, bytes, 4000) > 0 && fake_take(&fake, &record, NULL));
+        }
+    }
+    fake_close(&fake);
+}
+
 static void too_large_writes_nothing(void) {
     struct fake fake;
     struct layer8_record record;
@@ -293,6 +320,7 @@ int main(void) {
     RUN(each_call_writes_its_kind);
     RUN(full_ring_refuses_and_takes_again);
     RUN(marks_of_a_handle_are_looked_at_first);
+    RUN(what_must_be_held_waits_for_the_switch_in_bursts);
     RUN(too_large_writes_nothing);
     RUN(large_message_goes_in_full_fragments);
     RUN(there_is_always_room_for_an_abort);

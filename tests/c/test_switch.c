@@ -238,6 +238,33 @@ static void test_reliable_publication_waits_for_the_slow(void) {
     world_stop(&world);
 }
 
+static void test_a_stuck_subscriber_of_reliable_publications_holds_nothing_else_up(void) {
+    struct world world;
+    struct vnic a, stuck, other;
+    world_start(&world);
+    vnic_attach(&a, &world, 0);
+    vnic_attach(&stuck, &world, 1);
+    vnic_attach(&other, &world, 2);
+    CHECK(vnic_command(&stuck, LAYER8_COMMAND_SUBSCRIBE, 2, 1, 0) == LAYER8_OK);
+    uint32_t topic = vnic_grant(&a, 0, LAYER8_TARGET_TOPIC, 2), to_other = vnic_grant(&a, 1, LAYER8_TARGET_PORT, other.id);
+    uint32_t published = 0;
+    for (int full = 0; full < 20;) { /* as fast as it is taken, again and again before the mark is seen */
+        int64_t sent = layer8_publish(a.port, topic, big, 4000, 1);
+        published += sent > 0;
+        if (sent < 0) {
+            CHECK(sent == LAYER8_FULL || sent == LAYER8_XOFF);
+            full = layer8_wait_room(a.port, 0, 4000, SECOND / 1000, 0) == 1 ? 0 : full + 1;
+        }
+    }
+    CHECK(vnic_send(&a, to_other, "passes", 6) > 0);
+    CHECK(vnic_receive(&other).entry.length == 6);
+    for (uint32_t n = 0; n < published; n++) {
+        CHECK(vnic_receive(&stuck).entry.length == 4000);
+    }
+    CHECK(layer8_missed(stuck.port, 1) == 0);
+    world_stop(&world);
+}
+
 static void test_a_large_message_arrives_whole_or_not_at_all(void) {
     struct world world;
     struct vnic a, b;
@@ -580,6 +607,7 @@ int main(void) {
     test_anycast_takes_turns_and_prefers_the_emptiest();
     test_publication_reaches_all_and_a_slow_subscriber_is_told();
     test_reliable_publication_waits_for_the_slow();
+    test_a_stuck_subscriber_of_reliable_publications_holds_nothing_else_up();
     test_a_large_message_arrives_whole_or_not_at_all();
     test_request_is_answered_once_and_by_the_callee_only();
     test_a_dead_callee_fails_its_requests_at_once();

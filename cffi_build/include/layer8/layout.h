@@ -16,7 +16,7 @@
  *     +0x480  *  room: count, wanted        room or Xon for a sender
  *     +0x500  *  doorbell: wanted           data for the switch     (the token is an eventfd)
  *     +0x580  *  drained: wanted            room in the receive ring (the token is the same eventfd)
- *   0x2000  flag area       N  one byte per handle slot: open, xoff, gone, revoked
+ *   0x2000  flag area       N  one byte per handle slot: open, xoff, gone, revoked, metered
  *   0x3000                  N  one u64 per topic number: how many publications were dropped
  *   0x5000                  N  port state page: epoch of the Vnet, state, reason
  *   0x8000  transmit ring   V  records, Vnic -> Vnet
@@ -103,7 +103,18 @@ enum layer8_flag {
 };
 
 /* Byte of a handle slot in the flag area. */
-enum layer8_slot_state { LAYER8_SLOT_OPEN = 0, LAYER8_SLOT_XOFF = 1, LAYER8_SLOT_GONE = 2, LAYER8_SLOT_REVOKED = 3 };
+enum layer8_slot_state {
+    LAYER8_SLOT_OPEN = 0,
+    LAYER8_SLOT_XOFF = 1,
+    LAYER8_SLOT_GONE = 2,
+    LAYER8_SLOT_REVOKED = 3,
+    LAYER8_SLOT_METERED = 4 /* open; what must be held is sent in bursts: to another host, and reliable publications */
+};
+
+/* What must be held is written to the transmit ring while no more than this of it stands there. So a destination that is
+ * stuck takes little more of the hold ring than the switch had allowed when it said Xoff, and leaves room for others. In a
+ * ring of the default size it is one full fragment, and another may follow. */
+#define LAYER8_BURST(transmit_capacity) ((transmit_capacity) / 8 + LAYER8_RECORD_BYTES)
 
 /* Why a record came back, a request failed, a message was aborted, or a port was closed. */
 enum layer8_reason {

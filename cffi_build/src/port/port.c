@@ -58,6 +58,7 @@ static int map(struct layer8_port *port, int fd) {
 static int take_positions(struct layer8_port *port) {
     port->transmit_tail = layer8_load_acquire(&port->control->transmit_tail);
     port->transmit_head = layer8_load_acquire(&port->control->transmit_head);
+    port->bursts[0].end = port->bursts[1].end = port->transmit_head;
     port->receive_head = layer8_load_acquire(&port->control->receive_head);
     port->receive_tail = layer8_load_acquire(&port->control->receive_tail);
     port->released = port->receive_head;

@@ -128,6 +128,9 @@ struct layer8_port {
     uint64_t transmit_tail, transmit_head; /* head: the last one seen */
     uint64_t sequence;
     uint32_t open_messages;
+    struct layer8_burst { /* of what must be held: bytes that the switch may not have seen, and where they end */
+        uint64_t bytes, end;
+    } bursts[2]; /* the older one first */
     layer8_counter sent_messages, sent_bytes, sent_records, doorbells;
 
     /* receive: the receiving thread */
@@ -163,6 +166,7 @@ static inline bool layer8_position_fits(uint64_t position, uint64_t last, uint64
 
 bool layer8_transmit_refresh(struct layer8_port *port); /* under `lock`; false: the head makes no sense */
 bool layer8_transmit_fits(const struct layer8_port *port, uint64_t length, uint32_t open_messages);
+bool layer8_burst_fits(struct layer8_port *port); /* under `lock`: something that must be held may be written */
 int layer8_arrived(struct layer8_port *port); /* 1 something is there, 0 nothing, or a status */
 void layer8_release_given(struct layer8_port *port); /* all of the last batch; unread stays as given */
 

@@ -28,15 +28,30 @@ bool layer8_transmit_fits(const struct layer8_port *port, uint64_t length, uint3
     return room >= cost(port, length) + (uint64_t)open_messages * LAYER8_RECORD_BYTES;
 }
 
+bool layer8_burst_fits(struct layer8_port *port) {
+    for (int n = 0; n < 2 && (int64_t)(port->transmit_head - port->bursts[0].end) >= 0; n++) {
+        port->bursts[0] = port->bursts[1]; /* the switch has seen the older one */
+        port->bursts[1] = (struct layer8_burst){.end = port->bursts[0].end};
+    }
+    return port->bursts[0].bytes + port->bursts[1].bytes <= LAYER8_BURST(port->transmit_capacity);
+}
+
+static void count_burst(struct layer8_port *port, uint64_t span) {
+    bool older = port->bursts[1].bytes == 0 && port->bursts[0].bytes < LAYER8_BURST(port->transmit_capacity) / 2;
+    struct layer8_burst *burst = &port->bursts[older ? 0 : 1];
+    burst->bytes += span;
+    burst->end = port->transmit_tail;
+}
+
 /* Writes one record under the lock. `open_messages`: how many will be unfinished after it. */
 static int write_record(struct layer8_port *port, struct layer8_record *record, const uint8_t *headers,
-                        const uint8_t *payload, uint32_t open_messages) {
-    if (!layer8_transmit_fits(port, record->length, open_messages)) {
+                        const uint8_t *payload, uint32_t open_messages, bool metered) {
+    if (!layer8_transmit_fits(port, record->length, open_messages) || (metered && !layer8_burst_fits(port))) {
         if (!layer8_transmit_refresh(port)) {
             layer8_store_seq(&port->shut, LAYER8_CORRUPT);
             return LAYER8_CORRUPT;
         }
-        if (!layer8_transmit_fits(port, record->length, open_messages)) {
+        if (!layer8_transmit_fits(port, record->length, open_messages) || (metered && !layer8_burst_fits(port))) {
             return LAYER8_FULL;
         }
     }
@@ -67,6 +82,9 @@ static int write_record(struct layer8_port *port, struct layer8_record *record, 
     }
     port->transmit_tail = tail + span;
     port->open_messages = open_messages;
+    if (metered) {
+        count_burst(port, span);
+    }
     layer8_count(&port->sent_records, 1);
     KILL_POINT(20);
     layer8_store_seq(&port->control->transmit_tail, port->transmit_tail);
@@ -80,13 +98,19 @@ static inline void tell_switch(struct layer8_port *port) {
     }
 }
 
-/* What the flag area says of a handle: 0 or a status. */
-static inline int slot_status(const struct layer8_port *port, uint32_t slot) {
-    if (slot >= LAYER8_SLOTS) {
+/* What the flag area says of a record's handle: 0 or a status. */
+static inline int slot_status(const struct layer8_port *port, const struct layer8_record *record, bool *metered) {
+    if (record->kind != LAYER8_UNICAST && record->kind != LAYER8_PUBLISH && record->kind != LAYER8_REQUEST) {
+        return LAYER8_OK; /* it names none */
+    }
+    if (record->slot >= LAYER8_SLOTS) {
         return LAYER8_INVALID;
     }
-    switch (layer8_load_acquire(&port->flags[slot])) {
+    switch (layer8_load_acquire(&port->flags[record->slot])) {
     case LAYER8_SLOT_OPEN:
+        return LAYER8_OK;
+    case LAYER8_SLOT_METERED:
+        *metered = record->kind != LAYER8_PUBLISH || (record->flags & LAYER8_RELIABLE) != 0;
         return LAYER8_OK;
     case LAYER8_SLOT_XOFF:
         return LAYER8_XOFF;
@@ -95,10 +119,6 @@ static inline int slot_status(const struct layer8_port *port, uint32_t slot) {
     default:
         return LAYER8_GONE;
     }
-}
-
-static inline bool names_a_slot(uint8_t kind) {
-    return kind == LAYER8_UNICAST || kind == LAYER8_PUBLISH || kind == LAYER8_REQUEST;
 }
 
 /* A message of one record. */
@@ -111,17 +131,16 @@ static int64_t send_whole(struct layer8_port *port, struct layer8_record *record
     if (length > LAYER8_FRAGMENT_BYTES || length > port->max_message_bytes) {
         return LAYER8_TOO_LARGE;
     }
-    if (names_a_slot(record->kind)) {
-        status = slot_status(port, record->slot);
-        if (status != LAYER8_OK) {
-            return status;
-        }
+    bool metered = false;
+    status = slot_status(port, record, &metered);
+    if (status != LAYER8_OK) {
+        return status;
     }
     record->length = (uint32_t)length;
     record->flags |= LAYER8_FIRST | LAYER8_LAST;
     record->fragments = 1;
     (void)pthread_mutex_lock(&port->lock);
-    status = write_record(port, record, NULL, payload, port->open_messages);
+    status = write_record(port, record, NULL, payload, port->open_messages, metered);
     if (status == LAYER8_OK) {
         layer8_count(&port->sent_messages, 1);
         layer8_count(&port->sent_bytes, length);
@@ -208,7 +227,7 @@ static void write_abort(struct layer8_port *port, layer8_outgoing *message) {
         record.correlation = (uint64_t)message->sequence;
     }
     message->fragment = message->fragments; /* over */
-    (void)write_record(port, &record, NULL, NULL, port->open_messages - 1);
+    (void)write_record(port, &record, NULL, NULL, port->open_messages - 1, false);
 }
 
 static bool is_open(const layer8_outgoing *message) {
@@ -236,12 +255,16 @@ static int push_fragment(struct layer8_port *port, layer8_outgoing *message) {
         record.correlation = (uint64_t)message->sequence;
     }
     const uint8_t *payload = first ? message->payload : message->payload + (from - message->headers_length);
-
+    bool metered = false;
+    int status = slot_status(port, &record, &metered);
+    if (status != LAYER8_OK) {
+        return status;
+    }
     (void)pthread_mutex_lock(&port->lock);
     uint32_t open_messages = port->open_messages + (first && !last ? 1 : 0) - (last && !first ? 1 : 0);
-    int status = open_messages > LAYER8_OPEN_MESSAGES
-                     ? LAYER8_FULL
-                     : write_record(port, &record, message->headers, payload, open_messages);
+    status = open_messages > LAYER8_OPEN_MESSAGES
+                 ? LAYER8_FULL
+                 : write_record(port, &record, message->headers, payload, open_messages, metered);
     if (status == LAYER8_OK) {
         if (first) {
             message->sequence = (int64_t)record.sequence;
@@ -271,10 +294,7 @@ int layer8_push(layer8_port *port, layer8_outgoing *message) {
         message->sequence = 0;
     }
     while (message->fragment < message->fragments) {
-        status = names_a_slot(message->kind) ? slot_status(port, message->handle & 0xffffu) : LAYER8_OK;
-        if (status == LAYER8_OK) {
-            status = push_fragment(port, message);
-        }
+        status = push_fragment(port, message);
         if (status != LAYER8_OK) {
             if (status != LAYER8_FULL && status != LAYER8_XOFF) {
                 layer8_push_abort(port, message);

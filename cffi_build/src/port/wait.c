@@ -43,9 +43,13 @@ static int look_room(struct layer8_port *port, int64_t slot, uint64_t bytes) {
     if (status != LAYER8_OK) {
         return status;
     }
+    bool metered = false;
     if (slot >= 0) {
         switch (layer8_load_seq(&port->flags[slot])) {
         case LAYER8_SLOT_OPEN:
+            break;
+        case LAYER8_SLOT_METERED:
+            metered = true;
             break;
         case LAYER8_SLOT_XOFF:
             return 0;
@@ -58,7 +62,7 @@ static int look_room(struct layer8_port *port, int64_t slot, uint64_t bytes) {
     (void)pthread_mutex_lock(&port->lock);
     int room = LAYER8_CORRUPT;
     if (layer8_transmit_refresh(port)) {
-        room = layer8_transmit_fits(port, bytes, port->open_messages + 1);
+        room = layer8_transmit_fits(port, bytes, port->open_messages + 1) && (!metered || layer8_burst_fits(port));
     }
     (void)pthread_mutex_unlock(&port->lock);
     return room;

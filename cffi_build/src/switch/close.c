@@ -100,8 +100,10 @@ void layer8_leave_alias(layer8_switch *sw, struct membership *membership) {
     }
     list_remove(&membership->of_port);
     free(membership);
+    if (alias->locals == 0) {
+        mark_all(&alias->gate, alias->count == 0); /* what is sent goes elsewhere now, or nowhere */
+    }
     if (alias->count == 0) {
-        mark_all(&alias->gate, true);
         layer8_gate_open(sw, &alias->gate);
         while (!list_empty(&alias->waiting)) {
             layer8_flow_refuse(sw, OWNER(struct flow, of_target, alias->waiting.next), LAYER8_REASON_NOT_FOUND);

@@ -39,16 +39,21 @@ struct flow *layer8_flow_open(layer8_switch *sw, port_t *source, struct handle *
 
 static bool is_reply(const struct held *held) { return layer8_is_reply(held->record.kind); }
 
-/* What one handle holds in its sender's ring is bounded: over a quarter of it, the sender sees Xoff. Over half of what can
- * be held at all where everything must be held, until another host has answered. */
+/* What one handle holds in its sender's ring is bounded: over a quarter of it, the sender sees Xoff. Where everything must be
+ * held, until another host has answered, it is three times what is free, less a burst that may follow: alone it may have
+ * three quarters, and of several that are stuck each has less, so that there is room for one more. */
 static void choke(struct flow *flow) {
     struct handle *handle = flow->handle;
-    uint64_t most = flow->source->hold_capacity / 4;
+    const port_t *source = flow->source;
+    uint64_t most = source->hold_capacity / 4, again = most / 2;
     if (flow->target != NULL && flow->target->adjacent != NULL) {
-        uint64_t half = (flow->source->hold_capacity - HOLD_KEPT_BACK) / 2;
-        most = half > most ? half : most;
+        uint64_t taken = source->hold_live + HOLD_KEPT_BACK + 2 * LAYER8_BURST(source->transmit_capacity);
+        uint64_t free = taken < source->hold_capacity ? source->hold_capacity - taken : 0;
+        most = 3 * free;
+        again = 2 * free; /* of a third of it: so that it need not run dry while the sender wakes up */
     }
-    if (handle != NULL && (handle->choked ? handle->owed_bytes < most / 2 : handle->owed_bytes > most)) {
+    if (handle != NULL &&
+        (handle->choked ? handle->owed_bytes < again || handle->owed_bytes == 0 : handle->owed_bytes > most)) {
         handle->choked = !handle->choked;
         layer8_handle_mark(handle);
     }

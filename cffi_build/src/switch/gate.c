@@ -39,9 +39,22 @@ void layer8_marked(port_t *port) {
     }
 }
 
+/* Whether what is sent to it may have to be held before anybody can say Xoff. */
+static bool metered(const struct handle *handle) {
+    switch (handle->kind) {
+    case LAYER8_TARGET_PORT:
+        return handle->target != NULL && ((const port_t *)handle->target)->adjacent != NULL;
+    case LAYER8_TARGET_ALIAS:
+        return ((const struct alias *)handle->target)->locals == 0;
+    default:
+        return true; /* a topic: of its publications the reliable ones are meant */
+    }
+}
+
 void layer8_handle_mark(struct handle *handle) {
     uint8_t byte = handle->gone                             ? LAYER8_SLOT_GONE
                    : handle->gate_closed || handle->choked ? LAYER8_SLOT_XOFF
+                   : metered(handle)                        ? LAYER8_SLOT_METERED
                                                             : LAYER8_SLOT_OPEN;
     if (byte != handle->byte) {
         bool waited = handle->byte == LAYER8_SLOT_XOFF;
