@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from uuid import UUID
 
 from layer8.dataplane import Kind
-from layer8.errors import Backpressure, Closed, Layer8Error, RequestTimeout
+from layer8.errors import Backpressure, Closed
 from layer8.health.directory import check_filters
 from layer8.health_record import HealthRecord
 from layer8.message import Message, Undeliverable
@@ -23,16 +23,16 @@ from layer8.names import check_alias, check_count, check_timeout, check_topic
 from layer8.security.loader import load_provider
 from layer8.security.provider import SecurityProvider
 from layer8.vnic import lookup
+from layer8.vnic.async_caller import AsyncCaller
 from layer8.vnic.async_health import AsyncElection, AsyncHealthWatch
 from layer8.vnic.async_request import AsyncRequest
 from layer8.vnic.async_subscription import AsyncService, AsyncStream, AsyncSubscription, Opening
-from layer8.vnic.calls import ttl_ms
 from layer8.vnic.core import Core
 from layer8.vnic.election import Election
 from layer8.vnic.handover import in_thread
 from layer8.vnic.health_watch import HealthWatch
-from layer8.vnic.loop import LoopPresence, Waiters
-from layer8.vnic.loop_inbox import LoopCall, LoopDispatcher, LoopInbox, LoopParts
+from layer8.vnic.loop import LoopPresence
+from layer8.vnic.loop_inbox import LoopDispatcher, LoopInbox, LoopParts
 from layer8.vnic.outbox import Draft, To
 from layer8.vnic.queues import Queue, Sink
 from layer8.vnic.reports import allow_reports
@@ -97,7 +97,6 @@ class AsyncVnic:
         self._core: Core | None = None
         self._attaching = False
         self._spent = 0
-        self._outstanding = 0
         self._on_undeliverable: Callable[[Undeliverable], object] | None = None
 
     # ── attached by awaiting or entering ───────────────────────────────────────────────────────────────────────────
@@ -138,7 +137,7 @@ class AsyncVnic:
         self._inbox = core.inbox
         self._dispatcher = core.dispatcher
         self._messages = core.inbox.messages
-        self._requests = Waiters(parts.home)
+        self._caller = AsyncCaller(core, parts.home)
         weakref.finalize(self, core.abandon).atexit = False
 
     def _here(self) -> Core:
@@ -276,41 +275,7 @@ class AsyncVnic:
         core = self._here()
         if self._spent >= _TURN:
             await self._turn()
-        seconds = resolve(timeout, core.timeout)
-        deadline = deadline_after(seconds)
-        await self._wait_turn(core, to, deadline, seconds)
-        try:
-            call = core.calls.begin(to, seconds)
-            assert isinstance(call, LoopCall)
-            try:
-                ttl = ttl_ms(seconds)
-                if headers is not None or not self._outbox.request_now(to, payload, call, ttl):
-                    await self._send(Draft(Kind.REQUEST, to, payload, headers, seconds, ttl=ttl, call=call))
-                try:
-                    answered = await self._inbox.wait_for(call, deadline)
-                except BaseException:
-                    self._outbox.cancel(call)
-                    raise
-                if not answered:
-                    self._outbox.cancel(call)
-                    raise RequestTimeout(call.to, seconds)
-            finally:
-                core.calls.end(call)
-        finally:
-            self._outstanding -= 1
-            self._requests.wake(1)
-        outcome = call.outcomes[0]
-        if isinstance(outcome, Layer8Error):
-            raise outcome
-        return outcome
-
-    async def _wait_turn(self, core: Core, to: To, deadline: float, seconds: float | None) -> None:
-        """Until one request more may be outstanding."""
-        while (attachment := core.presence.attachment) and self._outstanding >= attachment.attached.max_requests:
-            if not await self._requests.wait(deadline):
-                raise Backpressure(to.uuid if isinstance(to, HealthRecord) else to, seconds)
-            core.presence.check_open()
-        self._outstanding += 1
+        return await self._caller.request(to, payload, headers, resolve(timeout, core.timeout))
 
     # ── receiving ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -509,7 +474,7 @@ class AsyncVnic:
         try:
             core.close(seconds)
         finally:
-            self._home.run(self._requests.wake)
+            self._home.run(self._caller.wake)
 
     def __del__(self) -> None:
         core = getattr(self, "_core", None)
