@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from _pytest.logging import caplog_records_key
 from hypothesis import HealthCheck, settings
 
 _MARK = "LAYER8_TEST_RUN"
@@ -51,8 +52,10 @@ def _private_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
         for name in ("LAYER8_VNET", "NODE_IP", "LAYER8_SECURITY", "LAYER8_IDENTITY", "LAYER8_AUTHORITY"):
             patch.delenv(name, raising=False)
         yield
-    for item in request.session.items:
-        (getattr(item, "funcargs", None) or {}).clear()  # the last test still holds what its fixtures have closed
+    for item in request.session.items:  # the last test still holds what its fixtures have closed
+        (getattr(item, "funcargs", None) or {}).clear()
+        for records in item.stash.get(caplog_records_key, {}).values():
+            records.clear()  # a traceback in one of them holds all that its frames have
     try:
         for what, find in (
             ("processes", lambda: _processes(mark)),
