@@ -129,7 +129,8 @@ class AsyncVnic:
         """The attach itself blocks, so a thread of its own does it."""
         loop = asyncio.get_running_loop()
         parts = LoopParts(loop)
-        core = await in_thread(loop, lambda: self._make(parts), lambda core: core.close(0.0))
+        make = self._make  # the thread, which may last a moment longer, holds nothing of the AsyncVnic itself
+        core = await in_thread(loop, lambda: make(parts), lambda core: core.close(0.0))
         assert isinstance(core.inbox, LoopInbox) and isinstance(core.dispatcher, LoopDispatcher)
         self._core = core
         self._home = parts.home
