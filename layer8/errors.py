@@ -89,7 +89,10 @@ class NotFound(Unreachable, LookupError):
         super().__init__(to, reason)
 
     def __str__(self) -> str:
-        return f"{self.to} was not found: {self.reason}; `layer8 ps` lists who is there, find(to, timeout=…) waits"
+        return (
+            f"{self.to} was not found: {self.reason}; "
+            "`layer8 ps` lists who is there, `layer8 wait` and find(to, timeout=…) wait"
+        )
 
 
 class Backpressure(Layer8Error, TimeoutError):

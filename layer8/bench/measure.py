@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -46,12 +47,16 @@ class Peer:
 
     def __init__(self, mode: str, alias: str, environ: dict[str, str]) -> None:
         self.alias = alias
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "layer8.bench.peer", mode, alias],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
-        )
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for this process, which ends it
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "layer8.bench.peer", mode, alias],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)},
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if self.line() != "ready":
             self.close()
             raise RuntimeError("the other process of the measurement did not start")

@@ -6,14 +6,13 @@ import contextlib
 import dataclasses
 import os
 import platform
-import sys
 
 import click
 
 from layer8.bench.hosts import measure as between_hosts
 from layer8.bench.measure import MEASURES, Figure, measure_all
 from layer8.cli.context import Settings, pass_settings
-from layer8.cli.output import duration_text, make_console, make_table, print_json, size_text
+from layer8.cli.output import Progress, duration_text, make_console, make_table, print_json, size_text
 from layer8.testing import running_vnet
 
 _SIZES = (64, 1024, 1 << 20)
@@ -69,13 +68,14 @@ def command(
             measure_all(vnet, environ, names or [measure.name for measure in MEASURES], sizes or _SIZES, seconds)
         )
         figures = []
+        progress = stack.enter_context(Progress(settings))
         for number, (name, size, measure) in enumerate(plan, 1):
-            _say(settings, f"{number}/{len(plan)} {name}, {size_text(size)}")
+            progress.say(f"{number}/{len(plan)} {name}, {size_text(size)}", now=True)
             figure = measure()
             figures.append(figure)
+            progress.end()
             if settings.json:
                 print_json(_fields(figure))
-        _say(settings, "")
     if not settings.json:
         columns = ["MEASURE", ">SIZE", ">MEDIAN", ">P99", ">MESSAGES/S", ">BYTES/S"]
         make_console().print(make_table(columns, [_row(figure) for figure in figures]))
@@ -86,8 +86,8 @@ def command(
 
 def _between_hosts(settings: Settings, seconds: float) -> None:
     """64 bytes there and back, median; 64 bytes one way; 64 KiB one way; all with certificates."""
-    figures = between_hosts(2, seconds, lambda line: _say(settings, line))
-    _say(settings, "")
+    with Progress(settings) as progress:
+        figures = between_hosts(2, seconds, lambda line: progress.say(line, now=True))
     if settings.json:
         for one in figures:
             print_json(dataclasses.asdict(one))
@@ -98,12 +98,6 @@ def _between_hosts(settings: Settings, seconds: float) -> None:
         for one in figures
     )
     make_console().print(make_table(columns, rows))
-
-
-def _say(settings: Settings, text: str) -> None:
-    """Progress, on one line of a terminal; elsewhere it would only be noise."""
-    if not settings.quiet and sys.stderr.isatty():
-        click.echo(f"\r\x1b[K{text}", err=True, nl=False)
 
 
 def _row(figure: Figure) -> list[str]:

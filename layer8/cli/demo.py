@@ -33,7 +33,7 @@ def command(settings: Settings, hosts: int) -> int:
     try:
         if settings.json or settings.quiet:
             outcome = play(lambda line: None, hosts)
-        elif console.is_terminal:
+        elif console.is_terminal and not console.is_dumb_terminal:
             with Console().status("") as status:  # as wide as the terminal
                 outcome = play(lambda line: status.update(line), hosts)
         else:

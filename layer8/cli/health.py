@@ -55,7 +55,7 @@ def command(
             return _page(settings)
         if what[:1] == ("report",) and len(what) == 2:
             return _report(settings, client, what[1], ask or "")
-        if len(what) > 1 or ask:
+        if len(what) > 1 or ask or what == ("report",):
             raise click.UsageError("give one UUID or ALIAS, or `report` and one of them")
         to = parse_destination(what[0]) if what else None
         if follow:
@@ -65,6 +65,8 @@ def command(
         records = [record for record in records if record.state is not State.DOWN]
     _show(settings, records)
     if not records:
+        if not settings.quiet and not settings.json:
+            click.echo("layer8: no health record matches; `layer8 ps --all` lists who is and was there", err=True)
         return _NOBODY
     return 0 if all(record.is_up or record.reason == "detached" for record in records) else 1
 

@@ -2,6 +2,8 @@
 
     0 done   1 failed, one line on stderr   2 wrong usage   3 nobody there   4 timed out   130 Ctrl-C
 
+With --json what failed is a JSON object on stderr: `error` (its type), `message`, `status`, and the error's own fields.
+
 A command is a module `layer8/cli/NAME.py` with a click command called `command`; its name stands in COMMANDS with the
 line that `layer8 --help` shows, so that help and completion load nothing. A command raises the library's errors as
 they are. One that has printed what it found and only has a status to give returns it (an int).
@@ -9,8 +11,11 @@ they are. One that has printed what it found and only has a status to give retur
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
+import io
+import json
 import logging
 import os
 import sys
@@ -18,7 +23,7 @@ from collections.abc import Sequence
 
 import click
 
-from layer8.cli.context import global_options
+from layer8.cli.context import Settings, global_options
 from layer8.errors import Layer8Error, Unreachable, VnetNotFound
 
 DONE, FAILED, USAGE, NOBODY, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 130
@@ -61,6 +66,17 @@ class Commands(click.Group):
             if taken.isdisjoint(option.opts):
                 command.params.append(option)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            close = difflib.get_close_matches(args[0], self.list_commands(ctx), n=1)
+            if not close:
+                raise
+            raise click.UsageError(f"{error.message} Did you mean {close[0]!r}?", ctx) from None
 
     def invoke(self, ctx: click.Context) -> object:
         try:
@@ -124,26 +140,64 @@ def exit_status(error: BaseException) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status. `arguments`: without the program's name; default sys.argv."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    settings = Settings(json="--json" in given)  # also where the arguments cannot be read to their end
+    _prepare_streams()
     try:
-        result = layer8.main(list(sys.argv[1:] if arguments is None else arguments), "layer8", standalone_mode=False)
+        result = layer8.main(given, "layer8", standalone_mode=False, obj=settings)
         status = result if isinstance(result, int) else DONE
         sys.stdout.flush()
     except (Exception, KeyboardInterrupt) as error:
         status = exit_status(error)
         if isinstance(error, BrokenPipeError):
             _discard_output()
-        elif isinstance(error, click.ClickException):
-            error.show()
         elif not isinstance(error, click.exceptions.Exit) and status != INTERRUPTED:
             _log.debug("%s", error, exc_info=error)
-            click.echo(f"layer8: {_text(error)}", err=True)
+            if settings.json:
+                click.echo(json.dumps(_fields(error, status)), err=True)
+            elif isinstance(error, click.ClickException):
+                error.show()
+            else:
+                click.echo(f"layer8: {_text(error)}", err=True)
     return status
 
 
 def _text(error: BaseException) -> str:
-    if isinstance(error, Layer8Error | OSError | ValueError) and str(error):
-        return str(error)
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    """What is said of it. Names in it may be anybody's, so control characters are spelled out."""
+    if isinstance(error, click.ClickException):
+        text = error.format_message()
+    elif isinstance(error, Layer8Error | OSError | ValueError) and str(error):
+        text = str(error)
+    else:
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return "".join(letter if letter.isprintable() or letter == "\n" else ascii(letter)[1:-1] for letter in text)
+
+
+def _fields(error: BaseException, status: int) -> dict[str, object]:
+    own = vars(error) if isinstance(error, Layer8Error) else {}
+    fields: dict[str, object] = {"error": type(error).__name__, "message": _text(error), "status": status}
+    for name, value in own.items():
+        if isinstance(value, bytes):
+            fields[name] = value.decode("utf-8", "backslashreplace")
+        elif not name.startswith("_"):
+            fields[name] = value if isinstance(value, int | float | tuple | None) else str(value)
+    return fields
+
+
+def _prepare_streams() -> None:
+    """A closed stdout or stderr is nowhere, and what its encoding does not have is spelled out."""
+    while True:
+        lowest = os.open(os.devnull, os.O_RDWR)
+        if lowest > 2:
+            os.close(lowest)
+            break
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _discard_output() -> None:

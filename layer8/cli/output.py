@@ -5,17 +5,62 @@ Tables have no frame and one row a line, so that they can be cut with ordinary t
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Self
 
+import click
 import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from layer8.cli.context import Settings
 from layer8.health_record import HealthRecord
 
+_MOMENT = 0.5  # seconds between two lines of progress
+
 _WIDTH = 500  # of every console: a row is never cut; a narrow terminal wraps it
+
+
+_HEIGHT = 25  # given with the width, or else a terminal that is dumb counts as 80 wide
+
+
+class Progress:
+    """How far something is that takes long: one line on stderr that is written anew. Nothing where stderr is no
+    terminal, or with -q; nothing of what takes no longer than a moment."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._is_shown = not settings.quiet and sys.stderr.isatty()
+        self._shown = False
+        self._due = time.monotonic() + _MOMENT
+
+    def say(self, text: str, *, now: bool = False) -> None:
+        """Shows `text`, unless the last one has only just been shown. `now`: at once."""
+        if self._is_shown and (now or time.monotonic() >= self._due):
+            self._shown = True
+            self._due = time.monotonic() + _MOMENT
+            click.echo(f"\r{_clear()}{printable(text)}", err=True, nl=False)
+
+    def end(self) -> None:
+        """Takes the line away."""
+        if self._shown:
+            self._shown = False
+            click.echo(f"\r{_clear()}", err=True, nl=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+
+def _clear() -> str:
+    return " " * 60 + "\r" if os.environ.get("TERM", "dumb") == "dumb" else "\x1b[K"
 
 
 class _Stdout(Console):
@@ -25,7 +70,7 @@ class _Stdout(Console):
 
 def make_console() -> Console:
     """What goes to stdout; colours only where there is a terminal."""
-    return _Stdout(highlight=False, emoji=False, markup=False, width=_WIDTH)
+    return _Stdout(highlight=False, emoji=False, markup=False, width=_WIDTH, height=_HEIGHT)
 
 
 def print_json(value: object) -> None:

@@ -10,10 +10,12 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from uuid import UUID
 
 import click
+
+_MOST = 1 << 30  # bytes: what `max_message_bytes` of a Vnet can be at most
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,14 +35,22 @@ class Payloads:
             with self.file.open("rb") as stream:
                 yield from _read(stream, self.lines)
         else:
-            yield from _read(sys.stdin.buffer, self.lines)
+            yield from _read(standard_input(), self.lines)
 
 
-def _read(stream: Any, lines: bool) -> Iterator[bytes]:
+def standard_input() -> BinaryIO:
+    """Raises UsageError when it is closed."""
+    if sys.stdin is None:
+        raise click.UsageError("stdin is closed: give TEXT or --file, or leave it open")
+    return sys.stdin.buffer
+
+
+def _read(stream: BinaryIO, lines: bool) -> Iterator[bytes]:
+    """One byte more than any Vnet takes is read at most: then the Vnic says that it is too large."""
     if not lines:
-        yield stream.read()
+        yield stream.read(_MOST + 1)
         return
-    for line in stream:
+    while line := stream.readline(_MOST + 1):
         yield line.removesuffix(b"\n")
 
 

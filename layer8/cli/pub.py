@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from layer8.cli.context import Settings, pass_settings
-from layer8.cli.output import count_text, print_json, size_text
+from layer8.cli.output import Progress, count_text, print_json, size_text
 from layer8.cli.payloads import Payloads, takes_payloads
 from layer8.vnic import Vnic
 
@@ -21,8 +21,9 @@ def command(settings: Settings, topic: str, reliable: bool, payloads: Payloads) 
     A topic without subscribers is no error.
     """
     count = size = 0
-    with Vnic(vnet=settings.vnet, timeout=settings.seconds()) as vnic:
+    with Progress(settings) as progress, Vnic(vnet=settings.vnet, timeout=settings.seconds()) as vnic:
         for payload in payloads:
+            progress.say(f"published {count_text(count, 'message')}, {size_text(size)}")
             sequence = vnic.publish(topic, payload, reliable=reliable, headers=payloads.headers)
             count += 1
             size += len(payload)

@@ -31,7 +31,10 @@ def command(settings: Settings, alias: str, echo: bool, program: str | None, cou
     """
     if echo == (program is not None):
         raise click.UsageError("give --echo or --command")
-    arguments = [] if program is None else shlex.split(program)
+    try:
+        arguments = [] if program is None else shlex.split(program)
+    except ValueError as error:
+        raise click.UsageError(f"--command {program!r} cannot be split into words: {error}") from error
     if not echo and not arguments:
         raise click.UsageError("--command is empty")
     with Vnic(alias, vnet=settings.vnet, timeout=settings.seconds()) as vnic, _drained_by_sigterm(vnic):

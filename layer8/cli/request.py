@@ -7,7 +7,7 @@ import sys
 import click
 
 from layer8.cli.context import Settings, pass_settings
-from layer8.cli.output import payload_fields, print_json
+from layer8.cli.output import Progress, payload_fields, print_json
 from layer8.cli.payloads import Payloads, parse_destination, takes_payloads
 from layer8.vnic import Vnic
 
@@ -22,8 +22,10 @@ def command(settings: Settings, name: str, payloads: Payloads) -> None:
     With --lines every line is a request of its own, and a newline follows each reply.
     """
     to = parse_destination(name)
-    with Vnic(vnet=settings.vnet, timeout=settings.seconds()) as vnic:
-        for payload in payloads:
+    with Progress(settings) as progress, Vnic(vnet=settings.vnet, timeout=settings.seconds()) as vnic:
+        for answered, payload in enumerate(payloads):
+            if settings.json or not sys.stdout.isatty():
+                progress.say(f"{answered:,} answered")
             reply = vnic.request(to, payload, headers=payloads.headers)
             if settings.json:
                 print_json({"from": reply.source, "headers": dict(reply.headers), **payload_fields(reply.payload)})

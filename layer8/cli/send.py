@@ -5,11 +5,13 @@ from __future__ import annotations
 import click
 
 from layer8.cli.context import Settings, pass_settings
-from layer8.cli.output import count_text, print_json, size_text
+from layer8.cli.output import Progress, count_text, print_json, size_text
 from layer8.cli.payloads import Payloads, parse_destination, takes_payloads
 from layer8.errors import Unreachable
 from layer8.message import Undeliverable
 from layer8.vnic import Vnic
+
+_LARGE = 8 << 20  # bytes: it may take a while
 
 
 @click.command("send")
@@ -24,9 +26,11 @@ def command(settings: Settings, name: str, payloads: Payloads) -> None:
     to = parse_destination(name)
     returned: list[Undeliverable] = []
     count = size = 0
-    with Vnic(vnet=settings.vnet, timeout=settings.seconds()) as vnic:
+    with Progress(settings) as progress, Vnic(vnet=settings.vnet, timeout=settings.seconds()) as vnic:
         vnic.on_undeliverable = returned.append
         for payload in payloads:
+            sent = f"sent {count_text(count, 'message')}, {size_text(size)}"
+            progress.say(f"{sent}; sending {size_text(len(payload))}", now=len(payload) > _LARGE)
             sequence = vnic.send(to, payload, headers=payloads.headers)
             count += 1
             size += len(payload)

@@ -222,7 +222,7 @@ def command(settings: Settings, interval: float, count: int | None, sort: str, a
     """
     frames = Frames(settings.vnet, interval)
     console = make_console()
-    terminal = sys.stdout.isatty() and not settings.json
+    terminal = console.is_terminal and not console.is_dumb_terminal and not settings.json
     live: contextlib.AbstractContextManager[Live | None] = contextlib.nullcontext()
     if terminal:
         console = Console(highlight=False, emoji=False, markup=False)

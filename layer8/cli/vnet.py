@@ -57,6 +57,8 @@ def command(
     Prints where it listens, then `ready` once Vnics can attach. A second signal stops without waiting for messages
     that are still on their way.
     """
+    if name == "":
+        check_vnet_name(name)
     config = _config(path, name or (settings.vnet if settings.vnet != "default" else None))
     if probe:
         return _probe(config, settings)
@@ -89,7 +91,9 @@ def _probe(config: configuration.Config, settings: Settings) -> int:
         except NoAnswer as error:
             click.echo(f"layer8 vnet: {error}", err=True)
             return 3
-        if not settings.quiet:
+        if settings.json:
+            click.echo(json.dumps({"vnet": vnet.name, "seconds": seconds}))
+        elif not settings.quiet:
             click.echo(f"Vnet {vnet.name} answers within {seconds * 1000:.1f} ms")
     return 0
 

@@ -7,7 +7,7 @@ import math
 import click
 
 from layer8.cli.context import Settings, pass_settings
-from layer8.cli.output import print_json, record_fields
+from layer8.cli.output import Progress, print_json, record_fields
 from layer8.cli.payloads import parse_destination
 from layer8.errors import NotFound
 from layer8.vnic.control import ControlClient
@@ -19,7 +19,8 @@ from layer8.vnic.control import ControlClient
 def command(settings: Settings, name: str) -> None:
     """Wait until ALIAS (or a uuid) is up and print its uuid. For ever, unless --timeout is given: then status 4."""
     patience = settings.seconds(math.inf)
-    with ControlClient(settings.vnet) as client:
+    with Progress(settings) as progress, ControlClient(settings.vnet) as client:
+        progress.say(f"waiting for {name}", now=True)
         try:
             record = client.find(parse_destination(name), timeout=patience)
         except NotFound:

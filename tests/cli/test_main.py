@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -171,3 +172,59 @@ def test_bash_completes_commands_and_options_as_the_readme_says() -> None:
         check=False,
     )
     assert (shell.stdout.splitlines(), shell.stderr) == (["health", "--raw --rate"], "")
+
+
+def test_an_unknown_command_that_is_nearly_one_is_told_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["snd"]) == 2
+    assert "Did you mean 'send'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "fields"),
+    [
+        (errors.NotFound("worker"), {"error": "NotFound", "status": 3, "to": "worker"}),
+        (errors.MessageTooLarge(2, 1), {"error": "MessageTooLarge", "status": 1, "size": 2, "limit": 1}),
+        (errors.RequestFailed("no", b"\xff"), {"error": "RequestFailed", "status": 1, "payload": "\\xff"}),
+        (errors.VnetNotFound(("/x: gone",)), {"error": "VnetNotFound", "status": 3, "tried": ["/x: gone"]}),
+        (errors.Backpressure("worker", None), {"error": "Backpressure", "status": 4, "timeout": None}),
+        (OSError(28, "disk full"), {"error": "OSError", "status": 1}),
+        (click.UsageError("not so"), {"error": "UsageError", "status": 2, "message": "not so"}),
+    ],
+)
+def test_with_json_an_error_is_json_too(
+    run: Run, capsys: pytest.CaptureFixture[str], error: Exception, fields: dict[str, object]
+) -> None:
+    def body(settings: Settings) -> None:
+        raise error
+
+    assert run(body, "probe", "--json") == fields["status"]
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    told = json.loads(captured.err)
+    assert told["message"]
+    assert {name: told.get(name) for name in fields} == fields
+
+
+def test_with_json_arguments_that_cannot_be_read_are_json_too(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(lambda settings: None, "probe", "--timeout", "soon", "--json") == 2
+    assert json.loads(capsys.readouterr().err)["status"] == 2
+
+
+def test_a_name_in_an_error_does_not_steer_the_terminal(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    def body(settings: Settings) -> None:
+        raise errors.NotFound("a\x1b[2Jb")
+
+    assert run(body, "probe") == 3
+    assert "a\\x1b[2Jb was not found" in capsys.readouterr().err
+
+
+def test_closed_standard_streams_are_nowhere() -> None:
+    line = f"exec {sys.executable} -m layer8.cli --version <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", line], timeout=60, check=False).returncode == 0
+
+
+def test_what_the_encoding_of_stdout_does_not_have_is_spelled_out() -> None:
+    script = "from layer8.cli import main; main._prepare_streams(); print('grün')"
+    environ = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environ, timeout=60, check=True)
+    assert done.stdout == b"gr\\xfcn\n"

@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from layer8.cli import output
+from layer8.cli.context import Settings
 from layer8.health_record import HealthRecord
 
 
@@ -45,3 +46,30 @@ def test_a_record_in_json_has_its_defaults_too() -> None:
     fields = output.record_fields(HealthRecord(uuid=UUID(int=1)))
     assert fields["alias"] is None
     assert fields["messages_in"] == 0
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_is_one_line_of_a_terminal_and_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    for stream, settings, shown in (
+        (Terminal(), Settings(), "\r\x1b[Khalf\r\x1b[K"),
+        (Terminal(), Settings(quiet=True), ""),
+        (io.StringIO(), Settings(), ""),
+    ):
+        monkeypatch.setattr("sys.stderr", stream)
+        with output.Progress(settings) as progress:
+            progress.say("half", now=True)
+            progress.say("too soon after it")
+        assert stream.getvalue() == shown
+
+
+def test_a_table_is_not_cut_on_a_terminal_that_is_dumb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("sys.stdout", terminal := Terminal())
+    output.make_console().print(output.make_table(["A", "B"], [["a" * 90, "b" * 90]]))
+    assert "a" * 90 in terminal.getvalue()
+    assert "b" * 90 in terminal.getvalue()

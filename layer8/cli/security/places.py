@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime
 import os
-import sys
 from pathlib import Path
 
 import click
 
+from layer8.cli.payloads import standard_input
 from layer8.protocol.statement import Role
 from layer8.security.certificates import Identity
 from layer8.security.loader import identity_directory
@@ -66,7 +66,7 @@ def parse_role(text: str) -> tuple[Role, str]:
 def read_secret(file: str) -> str:
     """What stands in `file`, or on stdin for "-"; never an argument, which everybody on the host can read."""
     if file == "-":
-        return sys.stdin.read(4096).strip()
+        return standard_input().read(4096).decode("ascii", "replace").strip()
     with open(file, encoding="ascii", errors="replace") as opened:
         return opened.read(4096).strip()
 
