@@ -1,4 +1,4 @@
-"""What `same_host` measures: layer8, a request and reply of layer8, pyzmq over ipc, and multiprocessing.Pipe.
+"""What `same_host` measures: layer8, its request and reply, pyzmq over ipc, both in asyncio, and multiprocessing.Pipe.
 
 A carrier is made in the parent process and goes to both others. An empty payload ends every run; `over` returns when
 the other side is through as well, so that no carrier is closed under its last message.
@@ -10,12 +10,13 @@ import contextlib
 import functools
 import itertools
 import multiprocessing
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from typing import Any, ClassVar, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 Arrival = tuple[int, int, bool]  # how many messages, how many bytes, whether the empty one was the last of them
 Call = Callable[[bytes], object]
+AsyncCall = Callable[[bytes], Awaitable[object]]
 
 
 class Carrier(Protocol):
@@ -28,6 +29,13 @@ class Carrier(Protocol):
     def arrivals(self, batched: bool, ready: Callable[[], None]) -> Iterator[Arrival]: ...
     def sender(self) -> AbstractContextManager[Call]: ...
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class AsyncCarrier(Protocol):
+    """A carrier whose driver is an event loop; then this is measured in place of `caller`."""
+
+    def async_caller(self) -> AbstractAsyncContextManager[AsyncCall]: ...
 
 
 class Layer8:
@@ -119,6 +127,25 @@ class Layer8Request(Layer8):
             yield functools.partial(vnic.request, peer)
 
 
+class Layer8Asyncio(Layer8):
+    """The driver is an AsyncVnic in an event loop; round trips only. The peer is a Vnic."""
+
+    modes: ClassVar[tuple[bool, ...]] = ()
+
+    @contextlib.asynccontextmanager
+    async def async_caller(self) -> AsyncIterator[AsyncCall]:
+        from layer8 import AsyncVnic
+
+        async with AsyncVnic() as vnic:
+            peer = (await vnic.find(self._alias, timeout=5.0)).uuid
+
+            async def call(payload: bytes) -> None:
+                await vnic.send(peer, payload)
+                await vnic.receive()
+
+            yield call
+
+
 class Zmq:
     """pyzmq over ipc: PAIR for round trips, PUSH and PULL one way."""
 
@@ -177,6 +204,25 @@ class Zmq:
         pass
 
 
+class ZmqAsyncio(Zmq):
+    """The same with `zmq.asyncio` in the driver; round trips only."""
+
+    modes: ClassVar[tuple[bool, ...]] = ()
+
+    @contextlib.asynccontextmanager
+    async def async_caller(self) -> AsyncIterator[AsyncCall]:
+        import zmq.asyncio
+
+        with zmq.asyncio.Context() as context, context.socket(zmq.PAIR) as socket:
+            socket.connect(self._address)
+
+            async def call(payload: bytes) -> None:
+                await socket.send(payload)
+                await socket.recv()
+
+            yield call
+
+
 class Pipe:
     """multiprocessing.Pipe with bytes."""
 
@@ -221,6 +267,8 @@ class Pipe:
 CARRIERS: dict[str, Any] = {
     "layer8": Layer8,
     "layer8 request": Layer8Request,
+    "layer8 asyncio": Layer8Asyncio,
     "pyzmq ipc": Zmq,
+    "pyzmq asyncio": ZmqAsyncio,
     "multiprocessing.Pipe": Pipe,
 }

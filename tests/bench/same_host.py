@@ -7,6 +7,7 @@ other, so that the ratios mean something even where the absolute figures do not.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import importlib.util
 import json
 import multiprocessing
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
-from carriers import CARRIERS, Carrier  # the file beside this one
+from carriers import CARRIERS, AsyncCarrier, Carrier  # the file beside this one
 
 from layer8.cli.output import duration_text, make_console, make_table, size_text
 from layer8.testing import running_vnet
@@ -57,6 +58,9 @@ def _echo(carrier: Carrier, talk: Talk) -> None:
 
 def _round_trips(carrier: Carrier, talk: Talk, size: int, seconds: float) -> None:
     payload = os.urandom(size)
+    if isinstance(carrier, AsyncCarrier):
+        asyncio.run(_async_round_trips(carrier, talk, payload, seconds))
+        return
     trips: list[int] = []
     with carrier.caller() as call:
         begun = time.monotonic()
@@ -67,10 +71,28 @@ def _round_trips(carrier: Carrier, talk: Talk, size: int, seconds: float) -> Non
             if now > begun + WARM_UP * seconds:
                 trips.append(after - before)
         call(b"")
-        trips.sort()
-        percentiles = {f"p{share}_us": trips[len(trips) * share // 100] / 1000 for share in (50, 99)}
-        talk.tell(percentiles | {"count": len(trips)})
-        talk.over()
+        _tell(talk, trips)
+
+
+async def _async_round_trips(carrier: AsyncCarrier, talk: Talk, payload: bytes, seconds: float) -> None:
+    trips: list[int] = []
+    async with carrier.async_caller() as call:
+        begun = time.monotonic()
+        while (now := time.monotonic()) < begun + seconds:
+            before = time.perf_counter_ns()
+            await call(payload)
+            after = time.perf_counter_ns()
+            if now > begun + WARM_UP * seconds:
+                trips.append(after - before)
+        await call(b"")
+        _tell(talk, trips)
+
+
+def _tell(talk: Talk, trips: list[int]) -> None:
+    trips.sort()
+    percentiles = {f"p{share}_us": trips[len(trips) * share // 100] / 1000 for share in (50, 99)}
+    talk.tell(percentiles | {"count": len(trips)})
+    talk.over()
 
 
 def _sink(carrier: Carrier, talk: Talk, batched: bool) -> None:
