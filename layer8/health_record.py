@@ -31,7 +31,7 @@ class LinkRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defau
     heard: float = 0.0
     round_trip: float = 0.0  # seconds, as the kernel has smoothed it; 0: not known
     messages_in: int = 0  # come over the link
-    bytes_in: int = 0
+    bytes_in: int = 0  # both ways of all frames: what Vnets tell each other and signs of life count, TLS does not
     messages_out: int = 0  # gone over it
     bytes_out: int = 0
     queued: int = 0  # bytes that wait to be written to it

@@ -83,16 +83,15 @@ class Adjacent:
 
     def figures(self) -> tuple[int, int, int, int]:
         """Records and bytes in, records and bytes out, of the whole session."""
-        before = self.counted
-        queues = self.connection.queues if self.connection is not None else None
-        if queues is None:
+        before, connection = self.counted, self.connection
+        if connection is None or connection.queues is None or connection.thread is None:
             return before
-        now = queues.counters()
+        now, thread = connection.queues.counters(), connection.thread
         return (
             before[0] + now.records_in,
-            before[1] + now.bytes_in,
+            before[1] + thread.bytes_in,
             before[2] + now.records_out,
-            before[3] + now.bytes_out,
+            before[3] + thread.bytes_out,
         )
 
     def now(self) -> tuple[float, int]:

@@ -48,11 +48,7 @@ class Counters(Protocol):
     @property
     def records_in(self) -> int: ...
     @property
-    def bytes_in(self) -> int: ...
-    @property
     def records_out(self) -> int: ...
-    @property
-    def bytes_out(self) -> int: ...
     @property
     def out_fill(self) -> int: ...
 
@@ -90,6 +86,8 @@ class LinkThread:
         on_closed: Callable[[str], None],
     ) -> None:
         self.heard = time.monotonic()
+        self.bytes_in = 0  # of all frames, control and signs of life included, without TLS
+        self.bytes_out = 0
         self.is_closing = False
         self._queues = queues
         self._tls = tls
@@ -238,6 +236,7 @@ class LinkThread:
                 ended = True
                 break
             self._in_fill += count
+            self.bytes_in += count
         came = self._in_fill > start
         if came:
             self.heard = time.monotonic()
@@ -280,6 +279,7 @@ class LinkThread:
                 return moved
             moved = True
             turn -= count
+            self.bytes_out += count
             if count < len(first):
                 self._pending[0] = memoryview(first)[count:]
             else:

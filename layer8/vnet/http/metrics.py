@@ -47,8 +47,8 @@ _COUNTERS = {
 _LINK_COUNTERS = {
     "link_received_messages": ("messages_in", "Messages that came over the link."),
     "link_sent_messages": ("messages_out", "Messages that went over the link."),
-    "link_received_bytes": ("bytes_in", "Bytes that came over the link."),
-    "link_sent_bytes": ("bytes_out", "Bytes that went over the link."),
+    "link_received_bytes": ("bytes_in", "Bytes that came over the link, of all frames, without TLS."),
+    "link_sent_bytes": ("bytes_out", "Bytes that went over the link, of all frames, without TLS."),
 }
 _SWITCH_GAUGES = ("held_records", "held_bytes", "outstanding")
 
