@@ -23,6 +23,7 @@ HEADER_BYTES = 5
 CONTROL_BYTES = 64 << 10  # of the message in a control frame
 FRAME_BYTES = (128 << 10) + 256  # of any frame, its length not counted
 UNPROVEN_BYTES = 4 << 10
+LARGEST_LIST = 1 << 20  # of roots, or of revocations
 
 EVERYTHING = 0xFFFFFFFF
 

@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from layer8.errors import Layer8Error
+from layer8.protocol.link_messages import LARGEST_LIST
 from layer8.protocol.statement import Role
 
 LEAF_SECONDS = 24 * 3600.0
@@ -41,7 +42,6 @@ BACKDATED_SECONDS = 60.0
 """A leaf is valid from so long before it was made: clocks differ."""
 
 MAX_ROOTS = 64
-LARGEST_LIST = 1 << 20  # bytes
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 _SHA256 = ec.ECDSA(hashes.SHA256())

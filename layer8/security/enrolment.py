@@ -26,9 +26,10 @@ import msgspec
 from cryptography import x509
 
 from layer8.errors import Layer8Error
+from layer8.protocol.link_messages import LARGEST_LIST
 from layer8.security import certificates
 from layer8.security.authority import Authority, Issued, JoinError, Token
-from layer8.security.certificates import BACKDATED_SECONDS, LARGEST_LIST, CertificateError, Identity, Key, Trust
+from layer8.security.certificates import BACKDATED_SECONDS, CertificateError, Identity, Key, Trust
 from layer8.security.identity import Credentials
 
 ALPN = "layer8-join/1"

@@ -15,7 +15,6 @@ import logging
 import os
 import signal
 import time
-import urllib.request
 from collections.abc import Callable
 from uuid import UUID
 
@@ -165,6 +164,8 @@ class AlarmDesk:
 
 def _post(url: str, payload: bytes, timeout: float) -> None:
     """In a thread. Raises OSError for what is no success."""
+    import urllib.request  # where a webhook is told for the first time
+
     request = urllib.request.Request(url, payload, {"Content-Type": "application/json"}, method="POST")
     with urllib.request.urlopen(request, timeout=timeout):
         pass

@@ -11,14 +11,16 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from layer8.errors import Layer8Error
-from layer8.security.authority import Authority
-from layer8.security.enrolment import What
-from layer8.security.enrolment_service import AT_ONCE, Answering, Door, EnrolmentService, Passage
 from layer8.security.provider import AuditEvent
 from layer8.vnet.config import VnetConfig
 from layer8.vnet.tls_port import ALPN_JOIN, TlsConnection, TlsPort
+
+if TYPE_CHECKING:
+    from layer8.security.enrolment import What
+    from layer8.security.enrolment_service import Answering, Door, EnrolmentService
 
 _log = logging.getLogger("layer8.vnet")
 
@@ -40,7 +42,7 @@ class Enrolling:
     def __init__(self, config: VnetConfig, audit: Callable[[AuditEvent], None]) -> None:
         self._config = config
         self._audit = audit
-        self._room = threading.BoundedSemaphore(AT_ONCE)
+        self._room = threading.BoundedSemaphore()  # of `_open`
         self._service: EnrolmentService | None = None
 
     def open(self, port: TlsPort) -> None:
@@ -55,6 +57,10 @@ class Enrolling:
             raise EnrolError(f"others cannot join here: {error}") from error
 
     def _open(self, port: TlsPort, place: str) -> None:
+        from layer8.security.authority import Authority  # with cryptography, and only where somebody may join
+        from layer8.security.enrolment_service import AT_ONCE, Door, EnrolmentService, Passage
+
+        self._room = threading.BoundedSemaphore(AT_ONCE)
         door: Answering = Passage(place)
         if Path(place).is_dir():
             own = Door(Authority(Path(place)), self._told)
@@ -86,6 +92,8 @@ class Enrolling:
             self._room.release()
 
     def _told(self, what: What, who: str, granted: bool, why: str) -> None:
+        from layer8.security.enrolment import What
+
         if what is What.LISTS and granted:
             return  # every few seconds
         if granted:

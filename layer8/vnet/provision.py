@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from layer8.errors import Layer8Error
 from layer8.protocol.statement import Role
 from layer8.security.admitted import Admitted
 from layer8.security.audit import AuditLog, Head
-from layer8.security.authority_source import RemoteSource, Source
 from layer8.security.files import make_directory
 from layer8.security.guarded import GuardedProvider
 from layer8.security.loader import load_provider
@@ -17,6 +17,9 @@ from layer8.security.local import LocalProvider
 from layer8.security.policy import PolicyFile
 from layer8.security.provider import SecurityProvider
 from layer8.vnet.config import VnetConfig
+
+if TYPE_CHECKING:
+    from layer8.security.authority_source import Source
 
 _log = logging.getLogger("layer8.vnet")
 
@@ -81,6 +84,8 @@ def _source(authority: str) -> Path | Source | None:
     """A directory is the authority itself; what else there is, its port or its socket, is where it answers."""
     if not authority:
         return None
+    from layer8.security.authority_source import RemoteSource  # with cryptography
+
     path = Path(authority)
     return path if path.is_dir() else RemoteSource(authority)
 

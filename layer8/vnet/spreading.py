@@ -22,8 +22,7 @@ from uuid import UUID
 import msgspec
 
 from layer8.errors import Layer8Error
-from layer8.protocol.link_messages import TrustNumbers, TrustPart
-from layer8.security.certificates import LARGEST_LIST
+from layer8.protocol.link_messages import LARGEST_LIST, TrustNumbers, TrustPart
 from layer8.security.provider import Action, Resource, ResourceKind, SecurityProvider
 from layer8.vnet.adjacent import Adjacent
 from layer8.vnet.guard import Guard
