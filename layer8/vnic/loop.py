@@ -23,6 +23,9 @@ from layer8.vnic.questions import Answer, Questions
 from layer8.vnic.room import Room
 from layer8.vnic.waiting import FOREVER, NOW, Turn
 
+LOOK_AGAIN = 1.0
+"""Seconds between two looks of who waits for the chime. A thread looks more often, because of signals."""
+
 _WOKEN_AT_ONCE = 64  # senders of one destination: more would find the ring full again
 
 Woken = asyncio.Future[bool]
@@ -67,6 +70,27 @@ class Home:
 def _expire(future: Woken) -> None:
     if not future.done():
         future.set_result(False)
+
+
+class SecondLook:
+    """Looks again now and then while somebody waits for the chime, should a wake-up ever be lost: the Vnet that rings
+    it may be dying, or another program may hold its descriptor."""
+
+    def __init__(self, home: Home, look: Callable[[], bool]) -> None:
+        """`look`: in the loop; whether somebody still waits."""
+        self._home = home
+        self._look = look
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Somebody waits from now on. Costs nothing when it has begun already."""
+        if self._timer is None:
+            self._timer = self._home.loop.call_later(LOOK_AGAIN, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        if self._look():
+            self.start()
 
 
 class Waiters:
@@ -225,11 +249,13 @@ class LoopQuestions(Questions):
 
 
 class LoopRoom(Room):
-    """Senders by the slot that they wait for, in order. `look` is called when the chime rings."""
+    """Senders by the slot that they wait for, in order. `look` is called when the chime rings, `armed` when somebody
+    begins to wait for that."""
 
     def __init__(self, home: Home) -> None:
         super().__init__()
         self._home = home
+        self.armed: Callable[[], None] = lambda: None
         self._slots: dict[int, deque[tuple[Woken, Port, int]]] = {}
         self._armed = False
         self._looking = False
@@ -248,6 +274,10 @@ class LoopRoom(Room):
             waiting.remove(entry)
             if not waiting and self._slots.get(slot) is waiting:
                 del self._slots[slot]
+
+    def __bool__(self) -> bool:
+        """Whether somebody waits."""
+        return bool(self._slots)
 
     def look(self) -> None:
         """There may be room."""
@@ -277,6 +307,7 @@ class LoopRoom(Room):
     def _arm(self, port: Port) -> None:
         """From now on room rings the chime; what there is already is looked at when those just woken have run."""
         self._armed = port.arm_room() == 0
+        self.armed()
         for slot, waiting in self._slots.items():
             first = next((entry for entry in waiting if not entry[0].done()), None)
             if first is not None and first[1].room(slot, first[2]) != 0 and not self._looking:

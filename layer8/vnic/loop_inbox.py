@@ -29,7 +29,7 @@ from layer8.vnic.attachment import Attachment
 from layer8.vnic.calls import Call, Calls, Outcome
 from layer8.vnic.dispatcher import Dispatcher, Job
 from layer8.vnic.inbox import Inbox
-from layer8.vnic.loop import Home, LoopGate, LoopPresence, LoopQuestions, LoopRoom, LoopTurn, Waiters
+from layer8.vnic.loop import Home, LoopGate, LoopPresence, LoopQuestions, LoopRoom, LoopTurn, SecondLook, Waiters
 from layer8.vnic.parts import Parts
 from layer8.vnic.presence import Presence
 from layer8.vnic.questions import Questions
@@ -66,6 +66,8 @@ class LoopInbox(Inbox):
         self._armed = False
         self._turning = False
         self._watch: select.epoll | None = None
+        self._second_look = SecondLook(home, self._look_again)
+        room.armed = self._second_look.start
 
     # ── waiting ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -203,6 +205,7 @@ class LoopInbox(Inbox):
             return  # `attach` looks
         status = port.arm_arrived()
         self._armed = status == 0
+        self._second_look.start()
         if status > 0:
             self._turn_soon()
         elif status == Status.CORRUPT:
@@ -227,6 +230,14 @@ class LoopInbox(Inbox):
         self._armed = False
         self._room.look()
         self._turn()
+
+    def _look_again(self) -> bool:
+        """What the chime should have told. Whether somebody waits for it still."""
+        if self._armed and self._is_wanted():
+            self._arm()
+        if self._room:
+            self._room.look()
+        return bool(self._room) or self._is_wanted()
 
     def wake_all(self) -> None:
         """Any thread. Everybody who waits looks around: the state has changed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
@@ -351,3 +352,35 @@ def test_wrong_arguments_are_refused(run: Run, make: Make) -> None:
             AsyncVnic("")
 
     run(scenario())
+
+
+def test_a_wake_up_that_is_lost_costs_a_moment_and_no_message(
+    run_asyncio: Run, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layer8.vnic.loop.LOOK_AGAIN", 0.05)
+
+    async def scenario() -> None:
+        async with make("deaf") as receiver, make() as sender:
+            await sender.send("deaf", b"x")  # has the handle
+            assert (await receiver.receive()).payload == b"x"
+            for vnic in (receiver, sender):  # nobody hears the chime any more
+                assert vnic._inbox._watch is not None
+                asyncio.get_running_loop().remove_reader(vnic._inbox._watch.fileno())
+            waiting = asyncio.create_task(receiver.receive())
+            await asyncio.sleep(0)
+            await sender.send("deaf", b"heard")
+            assert (await waiting).payload == b"heard"
+            payload, sent = bytes(60_000), 0
+            with contextlib.suppress(Backpressure):
+                while True:
+                    await sender.send("deaf", payload, timeout=0.2)
+                    sent += 1
+            for_room = asyncio.create_task(sender.send("deaf", b"last", timeout=None))
+            await asyncio.sleep(0)
+            assert not for_room.done()
+            for _ in range(sent):
+                assert len((await receiver.receive()).payload) == 60_000
+            await for_room
+            assert (await receiver.receive()).payload == b"last"
+
+    run_asyncio(scenario())
