@@ -154,7 +154,11 @@ class Outbox:
 
     def call_of(self, to: To) -> Callable[..., int]:
         """The C call for a destination that is known; it becomes the last one."""
-        handle = self.handles.quick.get(to)  # a HealthRecord is simply not there
+        try:
+            handle = self.handles.quick.get(to)  # a HealthRecord is simply not there
+        except TypeError:  # it has no hash
+            destination(to)
+            raise
         if handle is None or handle.attachment is not self._presence.attachment:
             return _not_now
         self.last = (to, handle.send)
@@ -162,7 +166,11 @@ class Outbox:
 
     def request_now(self, to: To, payload: Buffer, call: Call, ttl: int) -> bool:
         """Sends a plain request to a destination that is known, if that needs no waiting; False: not sent."""
-        handle = self.handles.quick.get(to)
+        try:
+            handle = self.handles.quick.get(to)
+        except TypeError:
+            destination(to)
+            raise
         if handle is None or type(payload) is not bytes or handle.attachment is not self._presence.attachment:
             return False
         call.attachment = handle.attachment

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -292,7 +293,7 @@ class Vnic:
         if handler is None:
             sink = Sink(self._messages)
         else:
-            sink = Sink(core.dispatcher.jobs, check_handler(handler))
+            sink = Sink(core.dispatcher.jobs, _check_function(handler))
             core.dispatcher.start(core.inbox)
         interest = run_now(core.topics.add(topic, sink, deadline_after(core.timeout), core.timeout))
         return Subscription(self, core, interest, sink, interest.missed)
@@ -319,7 +320,7 @@ class Vnic:
         them, each in a thread of its own, in no order. Messages that are not requests still come to `receive`.
         """
         self._core.presence.check_open()
-        check_handler(handler)
+        _check_function(handler)
         workers = check_count(workers, "the workers of a service are")
         if self._core.records.requests is not None:
             raise ValueError("this Vnic serves already: close the other service first")
@@ -339,7 +340,7 @@ class Vnic:
         if handler is None:
             core.records.undeliverable = None
         else:
-            core.records.undeliverable = Sink(core.dispatcher.jobs, check_handler(handler))
+            core.records.undeliverable = Sink(core.dispatcher.jobs, _check_function(handler))
             core.dispatcher.start(core.inbox)
         self._on_undeliverable = handler
 
@@ -418,6 +419,13 @@ def check_handler(handler: Callable[..., object]) -> Callable[..., object]:
     if not callable(handler):
         raise TypeError(f"a handler is callable, not {type(handler).__name__}")
     return handler
+
+
+def _check_function(handler: Callable[..., object]) -> Callable[..., object]:
+    """A handler of threads: what a coroutine function returns would never run."""
+    if inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None)):  # noqa: B004
+        raise TypeError(f"a handler of a Vnic is no coroutine function, as {handler!r} is: use an AsyncVnic")
+    return check_handler(handler)
 
 
 def check_sizes(ring_bytes: int | None, spin_us: int | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import math
 import multiprocessing
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from layer8 import AsyncVnic, Closed, Layer8Error, NotFound, Request, RequestFailed, RequestTimeout, Vnic
+from layer8 import AsyncVnic, Closed, Layer8Error, Message, NotFound, Request, RequestFailed, RequestTimeout, Vnic
 from layer8.testing import RunningVnet
 
 MakeVnic = Callable[..., Vnic]
@@ -27,6 +28,8 @@ Use = Callable[[Any], object]
 WRONG: dict[str, tuple[Use, type[Exception]]] = {
     "send to a number": (lambda vnic: vnic.send(5, b""), TypeError),
     "send to nobody": (lambda vnic: vnic.send(None, b""), TypeError),
+    "send to a list": (lambda vnic: vnic.send(["name"], b""), TypeError),
+    "request of a list": (lambda vnic: vnic.request(["name"], b""), TypeError),
     "send to bytes": (lambda vnic: vnic.send(b"name", b""), TypeError),
     "send to an empty alias": (lambda vnic: vnic.send("", b""), ValueError),
     "send to a uuid as text": (lambda vnic: vnic.send("12345678-1234-5678-1234-567812345678", b""), ValueError),
@@ -196,6 +199,24 @@ def test_what_a_vnic_gives_back_refuses_wrong_arguments(make_vnic: MakeVnic) -> 
             for wrong, error in ((-1, ValueError), (math.nan, ValueError), ("1", TypeError)):
                 with pytest.raises(error):
                     wait(wrong)  # type: ignore[arg-type]
+
+
+class AwaitedWhenCalled:
+    async def __call__(self, message: Message) -> None:
+        """Never called here."""
+
+
+def test_handler_of_threads_is_no_coroutine_function(make_vnic: MakeVnic) -> None:
+    vnic, handler = make_vnic(), AwaitedWhenCalled()
+    for wrong in (handler, handler.__call__):
+        for use in (
+            vnic.serve,
+            functools.partial(vnic.subscribe, "t"),
+            functools.partial(setattr, vnic, "on_undeliverable"),
+        ):
+            with pytest.raises(TypeError, match="AsyncVnic"):
+                use(wrong)
+    assert not vnic.health(uuid=vnic.uuid)[0].topics
 
 
 def test_message_says_that_it_stays_in_its_process(make_vnic: MakeVnic) -> None:
