@@ -161,14 +161,14 @@ class Core:
             attachment.port.inherit(self._former)
             self._former = None
         self.records.attach(attachment, replies)
-        self.inbox.attach(attachment)
-        if not self.presence.attach(attachment):
-            self.inbox.leave()
-            return False
-        self._current = attachment
-        self._kept = None
-        self._search.secret = attachment.attached.resume
-        self.attachments += 1
+        with self.presence.lock:  # whoever reads what has come finds the Vnic attached
+            if not self.presence.attach(attachment):
+                return False
+            self._current = attachment
+            self._kept = None
+            self._search.secret = attachment.attached.resume
+            self.attachments += 1
+            self.inbox.attach(attachment)
         vnet, how = attachment.challenge, "goes on with" if attachment.adopted else "is attached to"
         _logger.info("%s %s Vnet %s (%s)", self.presence.what, how, vnet.name, vnet.vnet)
         return True
