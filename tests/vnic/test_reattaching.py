@@ -37,6 +37,12 @@ def wait_for_state(state: str, *vnics: Vnic) -> None:
         time.sleep(0.002)
 
 
+def until_taken(vnic: Vnic) -> None:
+    """The Vnet is done with all that was sent: a receiver may have it a moment earlier."""
+    while vnic.stats().port.transmit_fill:  # type: ignore[union-attr]
+        time.sleep(0.001)
+
+
 @soon_away
 def test_uuid_alias_subscriptions_and_handlers_outlive_the_vnet(own_vnet: RunningVnet, make_own: MakeVnic) -> None:
     one, other = make_own("one"), make_own("other")
@@ -138,8 +144,7 @@ def test_what_was_on_its_way_is_reported_unknown_when_no_vnet_adopts_it(
     sender.publish("some.topic", b"x")
     assert receiver.receive(30).payload == b"x"
     assert receiver.receive(30).payload == b"x"
-    while sender.stats().port.transmit_fill:  # type: ignore[union-attr]
-        time.sleep(0.001)
+    until_taken(sender)
     with stopped(own_vnet.pid):
         expected = [
             Undeliverable("target", sender.send("target", bytes(10)), "unknown", 10),
@@ -163,6 +168,7 @@ def test_without_a_handler_what_was_lost_is_logged_with_a_count(
     sender, receiver = make_own(), make_own("unheard")
     sender.send("unheard", b"x")
     assert receiver.receive(30).payload == b"x"
+    until_taken(sender)
     with caplog.at_level(logging.WARNING, "layer8.vnic"):
         with stopped(own_vnet.pid):
             sender.send("unheard", b"lost")
@@ -180,8 +186,7 @@ def test_what_stood_unread_is_still_read_first(own_vnet: RunningVnet, make_own: 
     sender, receiver = make_own(), make_own("reader")
     for number in range(500):
         sender.send("reader", number.to_bytes(2, "little"))
-    while sender.stats().port.transmit_fill:  # type: ignore[union-attr]
-        time.sleep(0.001)
+    until_taken(sender)
     deadline = time.monotonic() + 30
     while receiver.stats().port.receive_fill < 500 * 128:  # type: ignore[union-attr]
         assert time.monotonic() < deadline
@@ -367,6 +372,7 @@ def test_what_no_vnet_has_taken_before_a_close_is_logged(
     sender = make_own("last")
     sender.send("last", b"x")
     assert sender.receive(30).payload == b"x"
+    until_taken(sender)
     with stopped(own_vnet.pid):
         sender.send("last", b"lost")
         sender.send("last", b"lost")
