@@ -12,6 +12,7 @@ first, the control frames are taken afterwards and sent in front. So what a reco
 the directory) is there when it arrives. Nobody can say more than BACKLOG_BYTES that is not read.
 
 **Alive.** Something is sent at least every `keep_alive` seconds, an empty control frame for want of anything better.
+Who hears something is awake, and sends then what would soon be due: the ends of a link at rest wake up together.
 `heard` is when something last came, whatever it was; what follows from silence is decided elsewhere.
 """
 
@@ -36,6 +37,7 @@ READ_BYTES = 512 << 10
 TURN_BYTES = 128 << 10
 """Read before it is fed, written before something is read: less than a sender has under way, so that both ends work."""
 
+SMALL_BYTES = 1 << 10  # of one reading or writing: behind so little there is rarely more
 BACKLOG_BYTES = 64 << 20
 FLUSH_SECONDS = 1.0
 
@@ -109,6 +111,7 @@ class LinkThread:
         self._pending: collections.deque[memoryview | bytes] = collections.deque()
         self._said = time.monotonic()
         self._wants_write = False
+        self._came = False  # since there was last nothing to write
         self._stuck = False  # what was read last is not taken yet: nothing more is read
         self._more = False  # the socket may have more
 
@@ -237,8 +240,11 @@ class LinkThread:
                 break
             self._in_fill += count
             self.bytes_in += count
+            if count < SMALL_BYTES and not self._tls.pending():
+                self._more = False  # most likely; the poll tells for less than another try
         came = self._in_fill > start
         if came:
+            self._came = True
             self.heard = time.monotonic()
         done = self._feed(view) if self._in_fill else 0
         return None if ended else came or done > 0
@@ -284,7 +290,8 @@ class LinkThread:
                 self._pending[0] = memoryview(first)[count:]
             else:
                 self._pending.popleft()
-        self._more = True  # answers may have come meanwhile; and as long as there is something to write, nothing polls
+        if self._pending or TURN_BYTES - turn >= SMALL_BYTES:
+            self._more = True  # answers may have come; and as long as there is something to write, nothing polls
         self._said = time.monotonic()
         return moved
 
@@ -299,6 +306,9 @@ class LinkThread:
             self._pending.append(controls)
         if size:
             self._pending.append(memoryview(self._out)[:size])
-        if not self._pending and time.monotonic() >= self._said + self._keep_alive:
-            self._pending.append(ALIVE)
+        if not self._pending:
+            patience = self._keep_alive / 2 if self._came else self._keep_alive
+            self._came = False
+            if time.monotonic() >= self._said + patience:
+                self._pending.append(ALIVE)
         return bool(self._pending)

@@ -35,6 +35,9 @@ class Plain:
         except BlockingIOError:
             raise ssl.SSLWantWriteError from None
 
+    def pending(self) -> int:
+        return 0
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._sock, name)
 
