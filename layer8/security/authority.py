@@ -120,12 +120,18 @@ class _StoredLeaf(TypedDict):
 _Stored = TypeVar("_Stored", _StoredLeaf, _StoredToken)
 
 
+_NONE = (
+    "there is no authority; `layer8 security init` makes one there, and --authority or LAYER8_AUTHORITY says where "
+    "another one is"
+)
+
+
 class Authority:
     """One authority's directory. Times are Unix seconds. Any thread, any process."""
 
     def __init__(self, path: Path) -> None:
         """Raises StateError or CertificateError."""
-        check_directory(path)
+        check_directory(path, _NONE)
         self.path = path
         self.overlay = self.trust().overlay
 

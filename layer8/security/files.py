@@ -40,10 +40,13 @@ def make_directory(path: Path) -> None:
     check_directory(path)
 
 
-def check_directory(path: Path) -> None:
-    """Raises StateError unless it is a directory of this user's, no link, that nobody else may enter."""
+def check_directory(path: Path, missing: str = "there is no such directory") -> None:
+    """Raises StateError unless it is a directory of this user's, no link, that nobody else may enter. `missing`: what
+    is said, and to be done, when there is none."""
     try:
         found = path.lstat()
+    except FileNotFoundError:
+        raise StateError(str(path), missing) from None
     except OSError as error:
         raise StateError(str(path), error.strerror or str(error)) from error
     if not stat.S_ISDIR(found.st_mode):

@@ -48,9 +48,15 @@ class Credentials:
         return f"<Credentials {self.identity} until {self.certificate.not_valid_after_utc}>"
 
 
+_NONE = (
+    "there is no identity; `layer8 security join`, or `issue --into`, makes one there, and LAYER8_IDENTITY says where "
+    "another one is"
+)
+
+
 def load(path: Path, now: float) -> Credentials:
     """Raises StateError or CertificateError. A leaf that has expired is no error here: it may be renewed yet."""
-    check_directory(path)
+    check_directory(path, _NONE)
     pem = read_private(path / IDENTITY)
     certificate = certificates.certificate_from_pem(pem)
     trust = Trust.decode(read_private(path / TRUST))

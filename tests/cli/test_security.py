@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from layer8 import Vnic
+from layer8.cli.main import main
 from layer8.testing import running_vnet
 
 PATIENCE = 60.0
@@ -298,3 +300,28 @@ def test_ps_counts_by_principal(guarded: Commands, tmp_path: Path) -> None:
         )
         (line,) = (json.loads(line) for line in done.stdout.splitlines() if "vnic/admin" in line)
         assert (line["sent"], line["received"], line["ports"]) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (("issue", "vnic/web", "--into", "web"), b"layer8 security init"),
+        (("token", "vnic/web"), b"layer8 security init"),
+        (("show",), b"layer8 security join"),
+        (("join", "vnic/web", "--at", "127.0.0.1:1"), b"--token-file"),
+        (("audit", "show", __file__), b"layer8 security audit verify"),
+    ],
+)
+def test_whoever_has_nothing_yet_is_told_what_to_do(
+    capfdbinary: pytest.CaptureFixture[bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    advice: bytes,
+) -> None:
+    for name in ("LAYER8_AUTHORITY", "LAYER8_IDENTITY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    assert main(["security", *arguments]) in (1, 2)
+    assert advice in capfdbinary.readouterr().err

@@ -10,6 +10,7 @@ import click
 from layer8.cli.context import Settings, global_options, pass_settings
 from layer8.cli.output import count_text, make_console, make_table, print_json
 from layer8.cli.security.places import time_text
+from layer8.errors import Layer8Error
 from layer8.security import audit
 from layer8.security.certificates import Trust
 from layer8.security.files import read_private
@@ -68,7 +69,10 @@ def verify(settings: Settings, log: Path, trust: Path | None, head: object) -> i
 @pass_settings
 def show(settings: Settings, log: Path, count: int, refused: bool) -> None:
     """Show the latest lines of LOG."""
-    lines = [json.loads(line) for line in log.read_bytes().splitlines() if line.strip()]
+    try:
+        lines = [json.loads(line) for line in log.read_bytes().splitlines() if line.strip()]
+    except ValueError:
+        raise Layer8Error(f"{log} is no audit log, or not whole: `layer8 security audit verify` says where") from None
     lines = [line for line in lines if not refused or not line.get("allowed", True)][-count:]
     if settings.json:
         for line in lines:

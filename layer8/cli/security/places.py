@@ -66,9 +66,13 @@ def parse_role(text: str) -> tuple[Role, str]:
 def read_secret(file: str) -> str:
     """What stands in `file`, or on stdin for "-"; never an argument, which everybody on the host can read."""
     if file == "-":
-        return standard_input().read(4096).decode("ascii", "replace").strip()
-    with open(file, encoding="ascii", errors="replace") as opened:
-        return opened.read(4096).strip()
+        secret = standard_input().read(4096).decode("ascii", "replace").strip()
+    else:
+        with open(file, encoding="ascii", errors="replace") as opened:
+            secret = opened.read(4096).strip()
+    if not secret:
+        raise click.UsageError("the token is missing: give it on stdin, or in a file with --token-file FILE")
+    return secret
 
 
 def time_text(seconds: float) -> str:
