@@ -33,13 +33,16 @@ class Source:
 
     __slots__ = ("_number", "_principal", "_uuid", "_uuid_bytes", "_who_is")
 
-    def __init__(self, uuid_bytes: bytes, number: int, who_is: Callable[[int], str]) -> None:
-        """`number`: of the principal, as the Vnet stamped it. `who_is`: its URI; may ask the Vnet, and may raise."""
+    def __init__(
+        self, uuid_bytes: bytes, number: int, who_is: Callable[[int], str], principal: str | None = None
+    ) -> None:
+        """`number`: of the principal, as the Vnet stamped it. `who_is`: its URI; may ask the Vnet, and may raise.
+        `principal`: that URI, where it is known."""
         self._uuid_bytes = uuid_bytes
         self._number = number
         self._who_is = who_is
         self._uuid: UUID | None = None
-        self._principal: str | None = None
+        self._principal = principal
 
     @property
     def uuid(self) -> UUID:
@@ -79,7 +82,11 @@ class Message(msgspec.Struct, frozen=True, gc=False, eq=False):
 
     @property
     def principal(self) -> str:
-        """Who the sender proved to be, stamped by the Vnet. The first question about a sender may ask the Vnet."""
+        """Who the sender proved to be, stamped by the Vnet.
+
+        The first question about a sender may ask the Vnet; an AsyncVnic has asked it before it offers the message.
+        Raises Unreachable when the Vnet is gone, or has not answered.
+        """
         return self._source.principal
 
     @property

@@ -234,6 +234,10 @@ class LoopQuestions(Questions):
         super().__init__(presence)
         self._home = home
 
+    @property
+    def may_wait(self) -> bool:
+        return not self._home.is_here
+
     async def ask(self, attachment: Attachment, message: Wire, deadline: float) -> Answer | None:
         gate = LoopGate(self._home)
         question = self.pose(attachment, message, gate)

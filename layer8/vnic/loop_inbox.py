@@ -2,6 +2,7 @@
 
     nobody waits    nobody reads: the ring fills and the switch holds the senders back, as with threads
     a task waits    it reads what is there itself; found empty, the ring is *armed*: the next record rings the chime
+    a stranger      the first record of a principal: its name is asked first, and nobody reads on until it is known
     the chime       a descriptor of the loop's own selector; reads on until everybody has what they wait for, or arms
 
 No thread stands between a message and its task. The keeper's thread reads only the rest of a ring whose Vnet is gone.
@@ -20,21 +21,23 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 from uuid import UUID
 
-from layer8.dataplane import Status
+from layer8.dataplane import Port, Status
 from layer8.errors import Closed
 from layer8.health_record import HealthRecord
 from layer8.message import Message
 from layer8.vnic.async_request import AsyncRequest
 from layer8.vnic.attachment import Attachment
 from layer8.vnic.calls import Call, Calls, Outcome
+from layer8.vnic.connection import ConnectionLost
 from layer8.vnic.dispatcher import Dispatcher, Job
 from layer8.vnic.inbox import Inbox
+from layer8.vnic.inquiry import Inquiry
 from layer8.vnic.loop import Home, LoopGate, LoopPresence, LoopQuestions, LoopRoom, LoopTurn, SecondLook, Waiters
 from layer8.vnic.parts import Parts
 from layer8.vnic.presence import Presence
 from layer8.vnic.questions import Questions
 from layer8.vnic.queues import Queue, Sink
-from layer8.vnic.records import Records
+from layer8.vnic.records import Records, Stranger
 from layer8.vnic.room import Room
 from layer8.vnic.waiting import FOREVER, NOW, Turn
 
@@ -53,6 +56,7 @@ class LoopInbox(Inbox):
         self,
         home: Home,
         room: LoopRoom,
+        questions: Questions,
         presence: Presence,
         messages: Queue[Message],
         jobs: Queue[Job],
@@ -61,6 +65,10 @@ class LoopInbox(Inbox):
         super().__init__(presence, messages, jobs, records)
         self._home = home
         self._room = room
+        self._questions = questions
+        self._inquiry: Inquiry | None = None
+        self._curious = Waiters(home)  # who take what is there, and wait for its name
+        records.names_first = True
         self._queued: dict[Queue[Any], Waiters] = {}
         self._calling = 0  # tasks that wait for the outcome of a call
         self._armed = False
@@ -84,8 +92,13 @@ class LoopInbox(Inbox):
             if self._is_free(queue):
                 return True
             self._check(until_drained)
-        if deadline == NOW:
-            return False
+        while deadline == NOW:
+            if self._inquiry is None:
+                return False
+            await self._curious.wait(FOREVER)
+            self._read_until(lambda: self._is_free(queue))
+            if self._is_free(queue):
+                return True
         waiters = self._queued.get(queue)
         if waiters is None:
             waiters = self._queued[queue] = Waiters(self._home)
@@ -145,19 +158,45 @@ class LoopInbox(Inbox):
     # ── reading ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _read_once(self) -> bool:
-        """A piece of a batch, if there is one. False: the ring was empty, or there is nothing to read from."""
+        """A piece of a batch, if there is one. False: the ring was empty, or there is nothing to read from now."""
         with self._lock:
             port = self._port
-            if port is None or self._leader:
+            if port is None or self._leader or self._inquiry is not None:
                 return False
             self._leader = threading.get_ident()
         try:
             found = self._read(port)
         finally:
             self._leader = 0
-        if not found and self._presence.draining:
+        if not found and self._presence.draining and self._inquiry is None:
             self._drained = True
         return found
+
+    def _build(self, port: Port) -> bool:
+        while True:
+            try:
+                return super()._build(port)
+            except Stranger as stranger:
+                if self._home.is_here and self._ask(stranger.number):  # the keeper takes the rest of a ring as it is
+                    return False
+                self._records.admit(stranger.number)
+
+    def _ask(self, number: int) -> bool:
+        """Whether the Vnet is asked; then `_told` goes on."""
+        if self._attachment is None:
+            return False
+        try:
+            self._inquiry = Inquiry(self._home, self._questions, self._attachment, number, self._told)
+        except ConnectionLost:
+            return False
+        return True
+
+    def _told(self) -> None:
+        inquiry, self._inquiry = self._inquiry, None
+        if inquiry is not None and inquiry.attachment is self._attachment and not inquiry.is_answered:
+            self._records.admit(inquiry.number)
+        self._curious.wake()
+        self._turn_soon()
 
     def _read_until(self, ready: Callable[[], bool]) -> bool:
         """Reads for a while, until `ready()`. Whether the ring was found empty."""
@@ -201,8 +240,8 @@ class LoopInbox(Inbox):
 
     def _arm(self) -> None:
         port = self._port
-        if port is None:
-            return  # `attach` looks
+        if port is None or self._inquiry is not None:
+            return  # `attach` looks, or `_told`
         status = port.arm_arrived()
         self._armed = status == 0
         self._second_look.start()
@@ -393,6 +432,7 @@ class LoopParts(Parts):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.home = Home(loop)
         self._room = LoopRoom(self.home)
+        self._questions: Questions
 
     def turn(self) -> Turn:
         return LoopTurn(self.home)
@@ -401,7 +441,8 @@ class LoopParts(Parts):
         return LoopPresence(what, self.home)
 
     def questions(self, presence: Presence) -> Questions:
-        return LoopQuestions(presence, self.home)
+        self._questions = LoopQuestions(presence, self.home)
+        return self._questions
 
     def room(self) -> Room:
         return self._room
@@ -413,4 +454,4 @@ class LoopParts(Parts):
         return LoopDispatcher(name, self.home)
 
     def inbox(self, presence: Presence, messages: Queue[Message], jobs: Queue[Job], records: Records) -> Inbox:
-        return LoopInbox(self.home, self._room, presence, messages, jobs, records)
+        return LoopInbox(self.home, self._room, self._questions, presence, messages, jobs, records)

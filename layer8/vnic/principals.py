@@ -34,6 +34,8 @@ class Principals:
         known = attachment.principals.get(number)
         if known is None:
             self._presence.check_open()
+            if not self._questions.may_wait:
+                raise Unreachable("the Vnet", "it has not said yet who sent this")
             try:
                 question = WhoIs(id=0, principal=number)
                 answer = run_now(self._questions.ask_blocking(attachment, question, deadline_after(self._timeout)))

@@ -50,6 +50,11 @@ class Questions:
         self._ids = itertools.count(1)
         self._open: dict[int, Question] = {}
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether this thread may be blocked until an answer comes."""
+        return True
+
     def pose(self, attachment: Attachment, message: Wire, gate: Opens | None = None) -> Question:
         """Sends it, its `id` set. Whoever poses a question also calls `forget`. Raises ConnectionLost."""
         question = Question(next(self._ids), attachment, gate or Gate())

@@ -65,6 +65,14 @@ class Left(Exception):
     """The Vnic was closed while a batch of its port was being built: nobody will read what is in it."""
 
 
+class Stranger(Exception):
+    """Something has come from a principal whose name is to be asked first."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 class Records:
     """Turns the entries of one Vnic's port into messages. Used by whoever reads the ring, one thread at a time."""
 
@@ -93,6 +101,8 @@ class Records:
         self._reported: set[int] = set()  # sequences of what was reported, and those of before
         self._reported_earlier: set[int] = set()
         self._sources: dict[int, Source] = {}
+        self._nameless: set[int] = set()  # principals that nobody is asked about
+        self.names_first = False  # raise Stranger
         self._attachment: Attachment | None = None
         self._replies: Replies | None = None
         self.requests: Sink | None = None  # who serves, when not the Vnic's own queue
@@ -103,6 +113,7 @@ class Records:
         self._attachment = attachment
         self._replies = replies
         self._sources = {}
+        self._nameless = set()
 
     def leave(self) -> None:
         """The port is given back."""
@@ -166,10 +177,18 @@ class Records:
         return source
 
     def _new_source(self, uuid: bytes, principal: int) -> Source:
-        if self._attachment is None:
+        attachment = self._attachment
+        if attachment is None:
             raise Left
+        name = attachment.principals.get(principal)
+        if name is None and self.names_first and principal not in self._nameless:
+            raise Stranger(principal)
         # A message knows no collector, and one kept for long must not keep a port: only weak references from here.
-        return Source(uuid, principal, functools.partial(self._who_is, weakref.ref(self._attachment)))
+        return Source(uuid, principal, functools.partial(self._who_is, weakref.ref(attachment)), name)
+
+    def admit(self, principal: int) -> None:
+        """Its messages are built without a name."""
+        self._nameless.add(principal)
 
     # ── everything else ────────────────────────────────────────────────────────────────────────────────────────────
 
