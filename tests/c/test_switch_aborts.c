@@ -79,10 +79,90 @@ static void test_an_answer_that_has_begun_ends_when_another_one_came_first(void)
     go_on_to_the_end(&asked);
 }
 
+static void until_taken(struct vnic *vnic) {
+    layer8_port_stats stats;
+    for (int tries = 0;; tries++) {
+        layer8_port_read_stats(vnic->port, &stats);
+        if (stats.transmit_fill == 0) {
+            return;
+        }
+        CHECK(tries < 20000);
+        (void)poll(NULL, 0, 1);
+    }
+}
+
+static void test_an_abort_waits_until_its_receiver_has_room_for_it(void) {
+    struct world world;
+    struct vnic receiver, sender, other;
+    layer8_port_stats stats;
+    world_start(&world);
+    vnic_attach(&receiver, &world, 0);
+    vnic_attach(&sender, &world, 1);
+    vnic_attach(&other, &world, 2);
+    uint32_t to = vnic_grant(&sender, 0, LAYER8_TARGET_PORT, receiver.id);
+    uint32_t others = vnic_grant(&other, 0, LAYER8_TARGET_PORT, receiver.id);
+    layer8_outgoing message = {.kind = LAYER8_UNICAST, .handle = to, .payload = big, .length = sizeof big};
+    while (assembling(&receiver) == 0) {
+        push_some(&sender, &message);
+        CHECK(vnic_empty(&receiver));
+    }
+    do { /* its ring is full, */
+        vnic_ignore_xoff(&other, 0);
+        CHECK(layer8_send(other.port, others, big, 4000) > 0);
+        until_taken(&other);
+        layer8_port_read_stats(receiver.port, &stats);
+    } while (stats.receive_fill < LAYER8_RING_MIN / 8 * 7 - 4200);
+    for (int n = 0; n < 1100; n++) { /* and what is kept for notices too */
+        CHECK(vnic_send(&receiver, 99, "x", 1) > 0);
+    }
+    until_taken(&receiver);
+    layer8_port_read_stats(receiver.port, &stats);
+    CHECK(stats.receive_fill > LAYER8_RING_MIN - 1000);
+    layer8_push_abort(sender.port, &message);
+    until_taken(&sender);
+    for (int tries = 0; assembling(&receiver) != 0; tries++) {
+        while (!vnic_empty(&receiver)) {
+        }
+        CHECK(tries < 2000);
+        (void)layer8_wait_arrived(receiver.port, SECOND / 100, 0);
+    }
+    world_stop(&world);
+}
+
+static void test_nobody_hears_of_a_message_whose_beginning_is_not_there(void) {
+    struct world world;
+    struct vnic receiver, sender;
+    layer8_port_stats stats;
+    world_start(&world);
+    vnic_attach(&receiver, &world, 0);
+    vnic_attach(&sender, &world, 1);
+    uint32_t to = vnic_grant(&sender, 0, LAYER8_TARGET_PORT, receiver.id);
+    for (uint32_t sent = 0; sent < 110; sent++) { /* almost what its ring takes */
+        vnic_ignore_xoff(&sender, 0);
+        CHECK(layer8_send(sender.port, to, big, 4000) > 0);
+        until_taken(&sender);
+    }
+    layer8_outgoing message = {.kind = LAYER8_UNICAST, .handle = to, .payload = big, .length = sizeof big};
+    vnic_ignore_xoff(&sender, 0);
+    push_some(&sender, &message);
+    CHECK(message.fragment != 0);
+    CHECK(vnic_command(&sender, LAYER8_COMMAND_REVOKE, to, LAYER8_SLOT_REVOKED, 0) == LAYER8_OK);
+    CHECK(vnic_receive(&sender).record.reason == LAYER8_REASON_REVOKED);
+    for (uint32_t taken = 0; taken < 110; taken++) {
+        CHECK(vnic_receive(&receiver).entry.length == 4000);
+    }
+    CHECK(vnic_empty(&receiver));
+    layer8_port_read_stats(receiver.port, &stats);
+    CHECK(stats.received_records == 110);
+    world_stop(&world);
+}
+
 int main(void) {
     (void)alarm(280);
     test_an_answer_that_has_begun_ends_with_the_handle_it_was_asked_under();
     test_an_answer_that_has_begun_ends_when_another_one_came_first();
+    test_an_abort_waits_until_its_receiver_has_room_for_it();
+    test_nobody_hears_of_a_message_whose_beginning_is_not_there();
     puts("test_switch_aborts: all passed");
     return 0;
 }

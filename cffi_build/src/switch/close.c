@@ -137,14 +137,10 @@ void layer8_unsubscribe(layer8_switch *sw, struct subscription *subscription) {
         }
         FOR_EACH(at, &port->messages) {
             struct message *message = OWNER(struct message, of_source, at);
-            for (uint32_t n = 0; n < message->count; n++) {
-                if (message->receivers[n].subscription == subscription) {
-                    message->receivers[n].subscription = NULL;
-                    message->receivers[n].out = true;
-                    if (port_alive(subscription->port)) {
-                        layer8_abort_at(sw, subscription->port, port, message, (uint16_t)subscription->number);
-                    }
-                }
+            struct receiver *receiver = layer8_receiver_of(message, subscription);
+            if (receiver != NULL) {
+                receiver->subscription = NULL;
+                layer8_abort_at(sw, port, message, receiver);
             }
         }
     }

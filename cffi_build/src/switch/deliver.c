@@ -170,8 +170,8 @@ void layer8_flush_notices(layer8_switch *sw, port_t *port) {
             return;
         }
         list_remove(&due->of_port);
+        port->due_count -= due->record.kind == LAYER8_NOTICE; /* what others have aborted counts for nobody */
         layer8_pool_give(&sw->due_pool, due);
-        port->due_count--;
     }
     if (port->lost_notices != 0) {
         struct layer8_record notice = {
@@ -187,23 +187,31 @@ void layer8_flush_notices(layer8_switch *sw, port_t *port) {
     }
 }
 
-void layer8_abort_at(layer8_switch *sw, port_t *to, const port_t *source, const struct message *message,
-                     uint16_t topic_number) {
+void layer8_abort_at(layer8_switch *sw, const port_t *source, const struct message *message, struct receiver *receiver) {
+    port_t *to = port_by_id(sw, receiver->port);
     struct layer8_record record;
+    if (receiver->out || !receiver->begun || !port_alive(to)) {
+        receiver->out = true;
+        return;
+    }
+    receiver->out = true;
     layer8_stamp(&record, &message->first, source);
     record.length = 0;
     record.headers = 0;
     record.kind = LAYER8_ABORT;
     record.flags = LAYER8_FIRST | LAYER8_LAST;
     record.reason = message->first.kind;
-    record.topic = topic_number;
+    record.topic = receiver->number;
     record.fragment = 0;
     record.fragments = 1;
     if (to->adjacent != NULL) {
-        layer8_remote_abort(sw, to, &record, topic_number);
+        layer8_remote_abort(sw, to, &record, receiver->number);
     } else if (layer8_put(sw, to, &record, NULL, PUT_NOTICE) == PUT_NO_ROOM) {
-        to->lost_notices++;
-        COUNT(to->notices_lost, 1);
+        struct due *due = layer8_pool_take(&sw->due_pool); /* what it has of it must not stand there for ever */
+        if (due != NULL) {
+            due->record = record;
+            list_append(&to->due, &due->of_port);
+        }
         layer8_congest(sw, to);
     }
 }

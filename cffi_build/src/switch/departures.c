@@ -151,6 +151,7 @@ static enum send send_one(layer8_switch *sw, struct adjacent *adjacent, struct f
     flow->target->way_bytes += held->span;
     layer8_queue_write(adjacent->link, &frame, sizeof frame);
     layer8_queue_write(adjacent->link, layer8_held_body(flow->source, held), held->record.length);
+    layer8_message_begun(owed->message, &held->record, owed->subscription);
     COUNT(adjacent->link->records_out, 1);
     return SEND_DONE;
 }

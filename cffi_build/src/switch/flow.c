@@ -243,7 +243,11 @@ void layer8_flow_drop(layer8_switch *sw, struct flow *flow, const struct message
         if ((message != NULL && at->message == message) || (subscription != NULL && at->subscription == subscription)) {
             if (subscription != NULL && at->message != NULL && at->message->ended && !at->message->refused &&
                 (at->held->record.flags & LAYER8_LAST) != 0) { /* what it has of it will not be made whole */
-                layer8_abort_at(sw, flow->target, flow->source, at->message, (uint16_t)subscription->number);
+                struct receiver *receiver = layer8_receiver_of(at->message, subscription);
+                if (receiver != NULL) {
+                    receiver->subscription = NULL;
+                    layer8_abort_at(sw, flow->source, at->message, receiver);
+                }
             }
             take_out(sw, at);
         }
@@ -327,6 +331,7 @@ enum served layer8_flow_serve(layer8_switch *sw, struct flow *flow, uint32_t rec
                 return SERVED_NO_ROOM;
             case PUT_DONE:
                 flow->moved_ns = sw->now_ns;
+                layer8_message_begun(owed->message, &held->record, owed->subscription);
                 break;
             }
         }
@@ -353,13 +358,11 @@ void layer8_flow_tick(layer8_switch *sw, struct flow *flow) {
     }
     struct message *message = owed->message;
     struct subscription *subscription = owed->subscription;
-    for (uint32_t n = 0; n < message->count; n++) {
-        if (message->receivers[n].subscription == subscription) {
-            message->receivers[n].out = true;
-        }
-    }
     layer8_miss(subscription, 1);
-    layer8_abort_at(sw, flow->target, flow->source, message, (uint16_t)subscription->number);
+    struct receiver *receiver = layer8_receiver_of(message, subscription);
+    if (receiver != NULL) {
+        layer8_abort_at(sw, flow->source, message, receiver);
+    }
     message->owed++; /* keep it while its copies are dropped */
     flow->moved_ns = sw->now_ns;
     layer8_flow_drop(sw, flow, message, NULL);

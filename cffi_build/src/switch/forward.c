@@ -236,6 +236,7 @@ static enum forward to_port_or_alias(layer8_switch *sw, port_t *port, struct han
         }
         switch (layer8_put_unicast(sw, port, to, record, body, 0, message)) {
         case PUT_DONE:
+            layer8_message_begun(message, record, NULL);
             return FORWARD_DONE;
         case PUT_TOO_MANY:
         case PUT_DEAD: {
@@ -282,6 +283,9 @@ static bool to_subscriber(layer8_switch *sw, port_t *port, struct handle *handle
     if (flow == NULL) {
         enum put put =
             layer8_put_publication(sw, port, subscription, record, body, admitted ? PUT_RECORD : PUT_HALF);
+        if (put == PUT_DONE) {
+            layer8_message_begun(message, record, subscription);
+        }
         if (put != PUT_NO_ROOM) {
             return put == PUT_DONE;
         }
@@ -321,9 +325,11 @@ static enum forward publish(layer8_switch *sw, port_t *port, struct handle *hand
     if (record->fragment == 0 && (message == NULL || message->count == 0)) {
         for (uint32_t n = 0; n < topic->count; n++) {
             struct subscription *subscription = topic->subscribers[n];
-            bool taken = to_subscriber(sw, port, handle, record, body, subscription, message, &held);
-            if (taken && message != NULL && !layer8_message_add(message, subscription->port, subscription)) {
+            if (message != NULL && !layer8_message_add(message, subscription->port, subscription)) {
                 layer8_message_refuse(sw, port, message); /* out of memory: nobody gets the rest */
+                layer8_miss(subscription, 1);
+            } else if (!to_subscriber(sw, port, handle, record, body, subscription, message, &held) && message != NULL) {
+                message->count--;
             }
         }
     } else {
@@ -361,6 +367,9 @@ static enum forward reply(layer8_switch *sw, port_t *port, const struct layer8_r
     }
     if (flow == NULL) {
         enum put put = layer8_put_reply(sw, port, caller, record, body);
+        if (put == PUT_DONE) {
+            layer8_message_begun(message, record, NULL);
+        }
         if (put != PUT_NO_ROOM) {
             return FORWARD_DONE;
         }
@@ -454,6 +463,9 @@ static struct message *take_over(layer8_switch *sw, port_t *port, struct handle 
         for (uint32_t n = 0; n < topic->count && !message->refused; n++) {
             message->refused = !layer8_message_add(message, topic->subscribers[n]->port, topic->subscribers[n]);
         }
+    }
+    for (uint32_t n = 0; n < message->count; n++) {
+        message->receivers[n].begun = true;
     }
     return message;
 }

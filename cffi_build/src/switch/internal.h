@@ -169,6 +169,7 @@ struct receiver {
     uint32_t port;         /* id; the port may be gone by now */
     struct subscription *subscription; /* valid while the port is and the message has not ended */
     uint16_t number;       /* a publication: the receiver's own number for the topic */
+    bool begun;            /* its beginning is there: whatever ends the message, its receiver hears of it */
     bool out;              /* dropped or aborted: gets no more of it */
 };
 
@@ -197,7 +198,7 @@ struct right {
     uint8_t state;
 };
 
-struct due {               /* a notice about a request that found no room: never lost */
+struct due {               /* a notice about a request, or an abort, that found no room: never lost */
     struct link of_port;
     struct layer8_record record;
 };
@@ -352,8 +353,8 @@ void layer8_stamp(struct layer8_record *delivered, const struct layer8_record *r
 /* Reports that a record will not be delivered; a request's report is never lost. `to`: uuid or NULL. */
 void layer8_report(layer8_switch *sw, port_t *source, const struct layer8_record *record, uint16_t reason,
                    const uint8_t *to);
-void layer8_abort_at(layer8_switch *sw, port_t *to, const port_t *source, const struct message *message,
-                     uint16_t topic_number);
+/* It gets no more of the message; where it has the beginning, it is told. */
+void layer8_abort_at(layer8_switch *sw, const port_t *source, const struct message *message, struct receiver *receiver);
 void layer8_flush_notices(layer8_switch *sw, port_t *port);
 
 /* ---- gate.c: Xoff and Xon ---- */
@@ -444,6 +445,9 @@ void layer8_note(uint8_t *at, uint16_t reason, const uint8_t *uuid);
 struct message *layer8_message_find(port_t *port, const struct layer8_record *record);
 struct message *layer8_message_begin(layer8_switch *sw, port_t *port, const struct layer8_record *record);
 bool layer8_message_add(struct message *message, const port_t *to, struct subscription *subscription);
+struct receiver *layer8_receiver_of(const struct message *message, const struct subscription *subscription);
+void layer8_message_begun(struct message *message, const struct layer8_record *record,
+                          const struct subscription *subscription); /* the record is there; NULL: no publication */
 /* Nobody gets more of it: its receivers are told, and the right to reply that its beginning made is taken back. */
 void layer8_message_refuse(layer8_switch *sw, port_t *port, struct message *message);
 void layer8_message_abort(layer8_switch *sw, port_t *port, struct message *message); /* refuses and ends it */

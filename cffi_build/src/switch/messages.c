@@ -49,6 +49,25 @@ bool layer8_message_add(struct message *message, const port_t *to, struct subscr
     return true;
 }
 
+/* Of a message that is no publication: its only one. */
+struct receiver *layer8_receiver_of(const struct message *message, const struct subscription *subscription) {
+    for (uint32_t n = 0; n < message->count; n++) {
+        if (message->receivers[n].subscription == subscription) {
+            return &message->receivers[n];
+        }
+    }
+    return NULL;
+}
+
+void layer8_message_begun(struct message *message, const struct layer8_record *record,
+                          const struct subscription *subscription) {
+    struct receiver *receiver =
+        message != NULL && record->fragment == 0 ? layer8_receiver_of(message, subscription) : NULL;
+    if (receiver != NULL) {
+        receiver->begun = true;
+    }
+}
+
 static void free_message(layer8_switch *sw, struct message *message) {
     free(message->receivers);
     layer8_pool_give(&sw->message_pool, message);
@@ -88,12 +107,7 @@ void layer8_message_refuse(layer8_switch *sw, port_t *port, struct message *mess
         message->reason = LAYER8_REASON_ABORTED;
     }
     for (uint32_t n = 0; n < message->count; n++) {
-        struct receiver *receiver = &message->receivers[n];
-        port_t *to = port_by_id(sw, receiver->port);
-        if (!receiver->out && port_alive(to)) {
-            layer8_abort_at(sw, to, port, message, receiver->number);
-        }
-        receiver->out = true;
+        layer8_abort_at(sw, port, message, &message->receivers[n]);
     }
     if (layer8_right_stands(sw, message)) {
         layer8_right_end(sw, &sw->rights[message->right]);
