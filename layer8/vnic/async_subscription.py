@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from types import TracebackType
@@ -12,7 +11,7 @@ from layer8.errors import Closed
 from layer8.message import Message
 from layer8.names import check_timeout
 from layer8.vnic.async_request import AsyncRequest
-from layer8.vnic.loop import LoopPresence
+from layer8.vnic.loop import LoopPresence, is_cancelled
 from layer8.vnic.loop_inbox import LoopDispatcher, LoopInbox
 from layer8.vnic.queues import Queue, Sink
 from layer8.vnic.subscription import Stream, Subscription, begin_to_serve, end_queue
@@ -165,6 +164,7 @@ class AsyncService(Closable):
             for _ in range(workers):
                 dispatcher.more(core.inbox, self._sink.queue)
         self._name = core.alias or str(core.uuid)
+        self._workers = workers
         core.announcement.serve(self._name)
 
     async def _answer(self, request: AsyncRequest) -> None:
@@ -174,10 +174,8 @@ class AsyncService(Closable):
             answer = self._handler(request)
             if inspect.isawaitable(answer):
                 answer = await answer
-        except asyncio.CancelledError:
-            raise  # let go unanswered: its caller is told
         except BaseException as error:
-            if not request.answered:
+            if not request.answered and not is_cancelled(error):  # else it is let go unanswered: its caller is told
                 await request.fail(f"{type(error).__name__}: {error}")
             raise
         if not request.answered:
@@ -194,6 +192,9 @@ class AsyncService(Closable):
             if not await self._presence.changed(deadline):
                 return self._is_over()
         return True
+
+    def __repr__(self) -> str:
+        return f"<AsyncService of {self._name!r}, {self._workers} at a time{', closed' if self._is_over() else ''}>"
 
     def _is_over(self) -> bool:
         return self._sink.closed or self._core.is_closed

@@ -72,6 +72,12 @@ def _expire(future: Woken) -> None:
         future.set_result(False)
 
 
+def is_cancelled(error: BaseException) -> bool:
+    """Whether this task is being cancelled. A handler may raise CancelledError too, of something that it awaited."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
 class SecondLook:
     """Looks again now and then while somebody waits for the chime, should a wake-up ever be lost: the Vnet that rings
     it may be dying, or another program may hold its descriptor."""

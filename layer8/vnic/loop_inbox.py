@@ -32,7 +32,17 @@ from layer8.vnic.connection import ConnectionLost
 from layer8.vnic.dispatcher import Dispatcher, Job
 from layer8.vnic.inbox import Inbox
 from layer8.vnic.inquiry import Inquiry
-from layer8.vnic.loop import Home, LoopGate, LoopPresence, LoopQuestions, LoopRoom, LoopTurn, SecondLook, Waiters
+from layer8.vnic.loop import (
+    Home,
+    LoopGate,
+    LoopPresence,
+    LoopQuestions,
+    LoopRoom,
+    LoopTurn,
+    SecondLook,
+    Waiters,
+    is_cancelled,
+)
 from layer8.vnic.parts import Parts
 from layer8.vnic.presence import Presence
 from layer8.vnic.questions import Questions
@@ -407,10 +417,8 @@ class LoopDispatcher(Dispatcher):
             result = sink.handler(item)
             if inspect.isawaitable(result):
                 await result
-        except asyncio.CancelledError:
-            raise
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
+            if isinstance(error, KeyboardInterrupt) or is_cancelled(error):
                 raise
             self.failures += 1
             _logger.exception("a handler failed on %r (%d so far)", item, self.failures)

@@ -154,6 +154,7 @@ class Service(_Closable):
                     daemon=True,
                 ).start()
         self._name = core.alias or str(core.uuid)
+        self._workers = workers
         core.announcement.serve(self._name)
 
     def _answer(self, request: Request) -> None:
@@ -173,6 +174,10 @@ class Service(_Closable):
             except (TypeError, ValueError) as error:
                 request.fail(f"the handler's answer cannot be sent: {error}")
                 raise
+
+    def __repr__(self) -> str:
+        closed = ", closed" if self._sink.closed or self._core.is_closed else ""
+        return f"<Service of {self._name!r}, {self._workers} at a time{closed}>"
 
     def wait(self, timeout: float | None = None) -> bool:
         """Until the service or its Vnic is closed: True, or False when `timeout` seconds have passed first."""

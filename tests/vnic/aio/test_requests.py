@@ -43,6 +43,28 @@ def test_service_answers_and_failures_come_with_their_reason(run: Run, make: Mak
     run(scenario())
 
 
+def test_handler_that_raises_the_cancellation_of_another_task_ends_no_worker(run: Run, make: Make) -> None:
+    async def handler(request: AsyncRequest) -> object:
+        if request.payload == b"cancel":
+            other = asyncio.ensure_future(asyncio.sleep(60.0))
+            other.cancel()
+            await other
+        return b"alive"
+
+    async def scenario() -> None:
+        async with make("hardy") as worker, make() as client:
+            for workers in (1, 2):
+                async with worker.serve(handler, workers=workers) as service:
+                    assert repr(service) == f"<AsyncService of 'hardy', {workers} at a time>"
+                    for _ in range(3):
+                        with pytest.raises(RequestFailed, match="CancelledError"):
+                            await client.request("hardy", b"cancel")
+                    assert (await client.request("hardy", b"")).payload == b"alive"
+                assert repr(service).endswith("closed>")
+
+    run(scenario())
+
+
 def test_plain_function_serves_too(run: Run, make: Make) -> None:
     async def scenario() -> None:
         async with make("plain") as worker, make() as client:
