@@ -271,6 +271,12 @@ class Explain(Wire, frozen=True, tag="explain"):
     resource: str
 
 
+class AuditPlace(Wire, frozen=True, tag="audit-place"):
+    """Where the Vnet's audit log is: Done.text, empty when it has none."""
+
+    id: int
+
+
 class Principals(Wire, frozen=True, tag="principals"):
     """What each principal sent and received here: Done.principals."""
 
@@ -409,6 +415,7 @@ FromVnic = (
     | Ping
     | Reload
     | Explain
+    | AuditPlace
     | Principals
     | Renewal
     | Reprove

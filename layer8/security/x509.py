@@ -40,6 +40,7 @@ from layer8.security.provider import Action, AuditEvent, Decision, Resource, Tls
 LARGEST_PROOF = 3072
 
 _LOOK_SECONDS = 1.0
+_LEAVE_SECONDS = 0.5  # for the thread that looks; one that asks the authority right now ends by itself, later
 _RENEW_AGAIN_SECONDS = 60.0  # after a renewal has failed
 
 _logger = logging.getLogger("layer8.security")
@@ -258,7 +259,7 @@ class X509Provider:
         """Safe twice."""
         self._stopped.set()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(5.0)
+            self._thread.join(_LEAVE_SECONDS)
 
     # ── files ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -22,7 +22,7 @@ from typing import Protocol
 from uuid import UUID
 
 from layer8.errors import Layer8Error
-from layer8.protocol.control import Done, Explain, Principals, Reload, Renewal, Reprove
+from layer8.protocol.control import AuditPlace, Done, Explain, Principals, Reload, Renewal, Reprove
 from layer8.protocol.statement import Principal, Purpose, Role, Statement, again
 from layer8.security.policy import parse_resource
 from layer8.security.provider import Action, AuditEvent, Decision, Resource, ResourceKind, SecurityProvider
@@ -285,6 +285,10 @@ class Guard:
             case Explain(id=id):
                 self._require(session)
                 return Done(id=id, text=self._explain(request))
+            case AuditPlace(id=id):
+                self._require(session)
+                log = self._vnet.config.audit
+                return Done(id=id, text="" if log is None else str(log.absolute()))
             case Principals(id=id, after=after):
                 self._require(session, Action.READ_HEALTH)
                 rows = self.ledger.page(after, _PAGE + 1, self._ports())

@@ -23,6 +23,7 @@ from layer8.health_record import HealthRecord
 from layer8.protocol.codec import Frame, Unknown
 from layer8.protocol.control import (
     Announce,
+    AuditPlace,
     Detach,
     Done,
     Draining,
@@ -78,7 +79,7 @@ _OF_STATUS = {
 }
 
 
-Administration = Reload | Explain | Principals | Renewal | Reprove
+Administration = Reload | Explain | AuditPlace | Principals | Renewal | Reprove
 
 
 class Hall(Protocol):
@@ -203,7 +204,7 @@ class Session:
                 self._start(self._resume(id, self.own_port()))
             case Ping(id=id):
                 self._stream.send(Done(id=id))
-            case Reload() | Explain() | Principals() | Renewal() | Reprove():
+            case Reload() | Explain() | AuditPlace() | Principals() | Renewal() | Reprove():
                 self._start(self._administer(message))
             case Watch() | WatchAck() | Unwatch() | Announce() | Elect() | Lead() | Unelect() | Report() | ReadReport():
                 self._hall.handle(self, message)

@@ -189,7 +189,8 @@ static bool finished(void) {
     return true;
 }
 
-static void reconnect(bool another_epoch) {
+/* `to_be_cut`: this connection, too. What cuts it must not be taken back later: it may be cut by then, and nobody would see. */
+static void reconnect(bool another_epoch, bool to_be_cut) {
     pair_disconnect(pair);
     if (any(3) == 0) { /* what was in the queue to the switch, or a while without */
         pair_events(pair);
@@ -199,7 +200,9 @@ static void reconnect(bool another_epoch) {
     }
     pair_connect(pair, another_epoch);
     struct side *side = any(2) == 0 ? &pair->a : &pair->b;
-    side->cut_at = side->moved + 1 + any(any(2) == 0 ? 3000 : 600000);
+    if (to_be_cut) {
+        side->cut_at = side->moved + 1 + any(any(2) == 0 ? 3000 : 600000);
+    }
 }
 
 static void run(uint64_t first, uint32_t cuts, bool epochs) {
@@ -234,10 +237,8 @@ static void run(uint64_t first, uint32_t cuts, bool epochs) {
     while (!finished() || cut < cuts) {
         if (pipe_is_cut(&pair->a) || pipe_is_cut(&pair->b)) {
             CHECK(pair->a.broken == 0 && pair->b.broken == 0);
-            reconnect(epochs && any(2) == 0);
-            if (++cut >= cuts) {
-                pair->a.cut_at = pair->b.cut_at = 0;
-            }
+            cut++;
+            reconnect(epochs && any(2) == 0, cut < cuts);
         }
         for (int n = 0; cut < cuts && n < 20; n++) {
             say((int)any(2), any(NODES));
