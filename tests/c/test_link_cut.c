@@ -274,6 +274,10 @@ static void run(uint64_t first, uint32_t cuts, bool epochs) {
         }
     }
     for (int tries = 0; side_outstanding(&pair->a) + side_outstanding(&pair->b) != 0; tries++) {
+        if (tries == 20000) {
+            fprintf(stderr, "seed %lu%s: %lu and %lu rights are left\n", (unsigned long)first, epochs ? ", epochs" : "",
+                    (unsigned long)side_outstanding(&pair->a), (unsigned long)side_outstanding(&pair->b));
+        }
         CHECK(tries < 20000);
         pair_events(pair);
         (void)poll(NULL, 0, 1);
