@@ -147,10 +147,18 @@ class Core:
         self.attachments = 0
         self._renewing = Renewing(security)
         attachment = self._search.attach(attach_timeout)
-        self.keeper = Keeper(self, self.questions, f"{name}-keeper")
-        self._install(attachment)
-        _open_cores.add(self)
-        self.keeper.start(attachment)
+        try:
+            self.keeper = Keeper(self, self.questions, f"{name}-keeper")
+            self._install(attachment)
+            _open_cores.add(self)
+            self.keeper.start(attachment)
+        except BaseException:  # no descriptor, no thread
+            _open_cores.discard(self)
+            self.presence.end(self.presence.what)
+            self.inbox.leave()
+            self._forget()
+            attachment.close()
+            raise
 
     # ── attached ───────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -96,7 +96,12 @@ class Keeper:
 
     def start(self, attachment: Attachment) -> None:
         self._attachment = attachment
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            self._attachment = None
+            self._close_wake()
+            raise
 
     def wake(self) -> None:
         with self._lock:
@@ -139,9 +144,7 @@ class Keeper:
         finally:
             self._attachment = None
             with self._lock:
-                wake, self._wake = self._wake, -1
-                if wake >= 0:
-                    os.close(wake)
+                self._close_wake()
 
     def _keep(self, attachment: Attachment) -> str:
         """Until the connection ends: why it did."""
@@ -267,6 +270,9 @@ class Keeper:
         """In the child: the thread does not exist here."""
         self._stop = True
         self._lock = threading.RLock()
+        self._close_wake()
+
+    def _close_wake(self) -> None:
         wake, self._wake = self._wake, -1
         if wake >= 0:
             os.close(wake)

@@ -139,6 +139,27 @@ def test_without_memory_or_descriptors_attach_says_so(make_vnic: MakeVnic, limit
     make_vnic().send("still-there", b"x")
 
 
+def test_without_another_thread_attach_leaves_nothing(make_vnic: MakeVnic, monkeypatch: pytest.MonkeyPatch) -> None:
+    watcher = make_vnic()
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "layer8-threadless-keeper":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    gc.collect()
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            make_vnic("threadless")
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    while watcher.health(alias="threadless", state="UP"):
+        time.sleep(0.001)
+
+
 def test_wrong_arguments_are_refused_before_anything_is_asked(vnet: RunningVnet) -> None:
     for arguments in (
         {"timeout": -1},
