@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from layer8.protocol.statement import Channel, Principal, Purpose, Role, Statement
-from layer8.security import Action, Resource, TlsRole, certificates, identity
+from layer8.security import Action, Resource, TlsRole, authority_source, certificates, identity, x509
 from layer8.security.authority import Authority
 from layer8.security.certificates import CertificateError, Identity, Trust
 from layer8.security.files import StateError
@@ -121,6 +121,24 @@ def test_who_is_revoked_is_neither_believed_nor_allowed_any_more(world: World) -
     assert vnet.authorize(stays, Action.ATTACH, OVERLAY).allowed
     with pytest.raises(CertificateError, match="was revoked"):
         verified(vnet, vnic)
+
+
+def test_only_a_revocation_is_for_good(world: World) -> None:
+    """A renewal mends what a rotation leaves behind; nothing mends a revoked leaf."""
+    host = world.provider(Role.VNET, "host", renews=True)
+    web, other = (verified(host, world.provider(Role.VNIC, name)) for name in ("web", "other"))
+    world.authority.revoke(web.uri, NOW)
+    world.authority.rotate(NOW, overlap=HOUR)
+    host.reload()
+    assert host.authorize(web, Action.ATTACH, OVERLAY).lasting
+    world.clock.now += 2 * HOUR
+    left_behind = host.authorize(other, Action.ATTACH, OVERLAY)
+    assert (left_behind.allowed, left_behind.lasting) == (False, False)
+
+
+def test_what_is_revoked_is_known_within_five_seconds() -> None:
+    """A question to an authority elsewhere, and the look that puts its answer to use; links tell it on at once."""
+    assert authority_source.ASK_SECONDS + x509._LOOK_SECONDS < 5.0
 
 
 def test_a_new_leaf_for_a_revoked_name_is_good(world: World) -> None:
