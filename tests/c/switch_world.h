@@ -28,6 +28,7 @@ struct world {
     uint64_t token;
     uint32_t gone, violations, link_violations;
     uint8_t first_uuid; /* worlds that are joined differ in it */
+    bool keeps_segments; /* for the next Vnet */
     void *owner;
     void (*resolve)(struct world *world, const layer8_event *event);
     uint16_t generations[WORLD_PORTS];
@@ -40,6 +41,7 @@ struct vnic {
     struct world *world;
     layer8_port *port;
     uint32_t index, id;
+    int segment; /* -1 unless the world keeps them */
     uint8_t uuid[16];
     uint16_t generation;
 };
@@ -49,7 +51,7 @@ static void *world_main(void *argument) {
     return NULL;
 }
 
-static inline void world_start(struct world *world) {
+static inline void world_start_frozen(struct world *world, uint32_t frozen) {
     layer8_switch_config config = {.max_ports = WORLD_PORTS,
                                    .max_aliases = 16,
                                    .max_topics = 16,
@@ -57,12 +59,15 @@ static inline void world_start(struct world *world) {
                                    .max_rights_per_port = 1024,
                                    .visit_records = 64,
                                    .visit_bytes = 65536,
-                                   .max_message_bytes = UINT64_C(8) << 20};
+                                   .max_message_bytes = UINT64_C(8) << 20,
+                                   .frozen = frozen};
     memset(world, 0, sizeof *world);
     world->sw = layer8_switch_new(&config);
     CHECK(world->sw != NULL);
     CHECK(pthread_create(&world->thread, NULL, world_main, world->sw) == 0);
 }
+
+static inline void world_start(struct world *world) { world_start_frozen(world, 0); }
 
 /* Takes events until the one with `token` has come (0: whatever is there). Returns its value. */
 static inline int64_t world_wait(struct world *world, uint64_t token, uint32_t gone) {
@@ -126,7 +131,10 @@ static inline void vnic_attach(struct vnic *vnic, struct world *world, uint32_t 
     world->opened[world->opened_count++] = vnic->port;
     layer8_switch_port *port = layer8_switch_port_new(fd, vnic->uuid, 1, 0, &status);
     CHECK(port != NULL);
-    (void)close(fd);
+    vnic->segment = world->keeps_segments ? fd : -1;
+    if (!world->keeps_segments) {
+        (void)close(fd);
+    }
     world->ports[index] = port;
     CHECK(layer8_port_set_doorbell(vnic->port, layer8_switch_port_doorbell(port)) == LAYER8_OK);
     CHECK(world_command(world, LAYER8_COMMAND_ADD_PORT, vnic->id, 7, 0, 0, port) == LAYER8_OK);

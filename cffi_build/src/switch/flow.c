@@ -184,13 +184,19 @@ static void refuse_one(layer8_switch *sw, struct owed *owed, uint16_t reason) {
     }
 }
 
-/* Of what is on its way nothing is known, unless the far Vnet has just said that it is no more. */
+/* Whether an earlier Vnet, or connection, may have delivered it. Of a publication nobody is told who did not get it. */
+bool layer8_owed_again(const struct owed *owed) {
+    const struct layer8_record *record = &owed->held->record;
+    return record->kind != LAYER8_PUBLISH && (owed->repeated || (record->flags & LAYER8_RETRY) != 0);
+}
+
+/* Of what goes again nothing is known. Nor is of what is on its way, unless the far Vnet has just said that its receiver is no
+ * more, which comes after all that it answers. */
 static uint16_t reason_of(const struct owed *owed, uint16_t reason) {
     const port_t *target = owed->flow->target;
-    bool sent = owed->sent != NULL || owed->repeated;
     bool said = target != NULL && target->adjacent != NULL && target->adjacent->link != NULL &&
                 reason == LAYER8_REASON_GONE;
-    return sent && !said ? LAYER8_REASON_UNKNOWN : reason;
+    return layer8_owed_again(owed) || (owed->sent != NULL && !said) ? LAYER8_REASON_UNKNOWN : reason;
 }
 
 void layer8_flow_refuse(layer8_switch *sw, struct flow *flow, uint16_t reason) {

@@ -398,6 +398,7 @@ struct flow *layer8_flow_open(layer8_switch *sw, port_t *source, struct handle *
 bool layer8_flow_owe(layer8_switch *sw, struct flow *flow, struct held *held, struct message *message,
                      struct subscription *subscription);
 void layer8_flow_refuse(layer8_switch *sw, struct flow *flow, uint16_t reason); /* all its copies, then the flow */
+bool layer8_owed_again(const struct owed *owed);
 void layer8_owed_refuse(layer8_switch *sw, struct owed *owed, uint16_t reason); /* one copy; the flow may be freed */
 void layer8_owed_done(layer8_switch *sw, struct owed *owed);                    /* the same, and nobody is told */
 void layer8_flow_forget(layer8_switch *sw, struct flow *flow); /* all of it: its source will send it again */

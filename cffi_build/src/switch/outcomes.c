@@ -139,6 +139,9 @@ static void answered(layer8_switch *sw, struct adjacent *adjacent, struct sent *
     if (owed == NULL) {
         return;
     }
+    if (reason != LAYER8_REASON_NONE && layer8_owed_again(owed)) {
+        reason = LAYER8_REASON_UNKNOWN; /* refused now, and perhaps delivered before */
+    }
     owed->sent = NULL;
     owed->repeated = true; /* it was there, whatever comes next */
     const struct layer8_record *record = &owed->held->record;
