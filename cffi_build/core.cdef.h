@@ -100,6 +100,9 @@ int layer8_port_set_doorbell(layer8_port *port, int eventfd);
 void layer8_port_close(layer8_port *port);         /* unmaps; no other call may be under way */
 void layer8_port_shut(layer8_port *port, int status); /* from now on every send and wait returns `status` */
 void layer8_port_reopen(layer8_port *port);           /* ends `shut`, unless it was closed */
+/* Drops messages in fragments that have begun and will not go on, because a Vnet has died: those of one source (16 bytes)
+ * that died too or, with NULL, the requests and replies of all. The thread that receives. Returns how many. */
+uint32_t layer8_port_forget_begun(layer8_port *port, const uint8_t *source);
 void layer8_port_wake(layer8_port *port);          /* wakes everybody who waits on this port, in this process */
 
 /* Sending. Thread-safe; never blocks. Returns the sequence (>= 1) or a negative status.

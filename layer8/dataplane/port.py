@@ -21,6 +21,8 @@ from layer8.dataplane._core import ffi, lib
 from layer8.dataplane.codes import HEADERS_MAX, Flag, Status, error_of_status
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from typing_extensions import Buffer  # collections.abc has it from 3.12 on
 
     from layer8.dataplane._core import CBuffer, CData
@@ -310,6 +312,11 @@ class Port:
     def reopen(self) -> None:
         """Ends `shut(Status.AWAY)`: a Vnet is there again, and has adopted the segment."""
         lib.layer8_port_reopen(self._pointer)
+
+    def forget_begun(self, source: UUID | None = None) -> int:
+        """Drops messages in fragments that have begun and will not go on, because a Vnet has died: those of a source
+        that died too or, without one, all requests and replies. For the thread that receives. Returns how many."""
+        return lib.layer8_port_forget_begun(self._pointer, ffi.NULL if source is None else source.bytes)
 
     def close(self) -> None:
         """Shuts the port. Safe twice. The last reference to it gives the memory back."""

@@ -247,7 +247,8 @@ class Detach(Wire, frozen=True, tag="detach"):
 
 
 class Resume(Wire, frozen=True, tag="resume"):
-    """An adopted port: all it had is renewed. Done when its records move again."""
+    """An adopted port: all it had is renewed. Done when its records move again; `data`: the uuids of those who had been
+    attached and whose processes have ended meanwhile, as far as a message takes them."""
 
     id: int
 

@@ -51,10 +51,12 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Roster:
-    """The list of one Vnet. `awaited`: by uuid, who was attached before this start and has not come back."""
+    """The list of one Vnet. `awaited`: by uuid, who was attached before this start and has not come back. `dead`: whose
+    process has ended while no Vnet was there."""
 
     def __init__(self, directory: Path) -> None:
         self.awaited: dict[UUID, Entry] = {}
+        self.dead: list[UUID] = []
         self._names: Counter[str] = Counter()  # uuids and aliases of those who are awaited
         self._directory = directory
         self._found: dict[int, Identity | None] = {}  # processes, as `load` has found them
@@ -71,6 +73,8 @@ class Roster:
                 self.awaited[entry.uuid] = entry if entry.pid > 0 else self._put(_awaited(entry))
                 self._names.update(_names(entry))
             else:
+                if entry is not None:
+                    self.dead.append(entry.uuid)
                 with contextlib.suppress(OSError):
                     path.unlink()
         self._found.clear()
@@ -132,6 +136,7 @@ class Roster:
     def give_up(self, uuid: UUID) -> None:
         """Who is awaited will not come: its process has ended."""
         if self._take(uuid):
+            self.dead.append(uuid)
             for path in (self._path(uuid), self.mirror(uuid)):
                 with contextlib.suppress(OSError):
                     path.unlink()

@@ -61,12 +61,14 @@ from layer8.vnet.admission import Newcomer
 from layer8.vnet.board_port import BoardPort, PortState
 from layer8.vnet.config import VnetConfig
 from layer8.vnet.refusal import Refusal, Violation
+from layer8.vnet.roster import Roster
 from layer8.vnet.switch_thread import SwitchStopped
 from layer8.vnet.switchboard import Switchboard
 
 UNANSWERED = 256
 """Requests of one session that are worked on at a time; the next ones wait in its socket."""
 
+_DEAD_TOLD = 3000  # uuids in one message
 _TOPICS_PER_PAGE = 100  # of 255 bytes at most: under 64 KiB
 _HEALTH_PER_PAGE = 100
 _ENDING_SECONDS = 0.03
@@ -88,6 +90,7 @@ class Hall(Protocol):
     config: VnetConfig
     board: Switchboard
     directory: Directory
+    roster: Roster
     overlay: str
     stopping: bool
 
@@ -252,7 +255,8 @@ class Session:
             return
         if status == Status.OK:
             await self._hall.returned(self)
-            self._stream.send(Done(id=id))
+            dead = self._hall.roster.dead[:_DEAD_TOLD]
+            self._stream.send(Done(id=id, data=tuple(uuid.bytes for uuid in dead)))
         else:
             self._stream.send(Failed(id=id, code="invalid", text="the port is closed"))
 

@@ -214,6 +214,8 @@ class Core:
                 answer = self.keeper.ask(attachment, Resume(id=0), deadline)
                 if isinstance(answer, Failed):
                     raise ConnectionLost(f"the Vnet does not go on with this port: {answer.text}")
+                for source in answer.data:  # nobody reads before `_install`
+                    attachment.port.forget_begun(UUID(bytes=source))
                 attachment.port.reopen()
             self._renew_orders(attachment, deadline)
         except BaseException:

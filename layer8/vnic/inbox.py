@@ -309,6 +309,7 @@ class Inbox:
         try:
             while self._read(port):
                 pass
+            port.forget_begun()  # whose other fragments no next Vnet moves
         finally:
             with self._lock:
                 self._leader = 0

@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from layer8 import Vnic
 from layer8.dataplane import Port, Segment
 from layer8.health_record import State
 from layer8.protocol.control import Attached, Detach, Find, Grant, Health, Ping, Refused, Resume, Subscribe
@@ -217,6 +218,27 @@ def test_a_name_of_nobody_who_is_awaited_holds_nobody_up(
     assert other.attach(uuid=uuids[1], segment=segments[1], resume=secrets[1], adopt=True).adopted
     other.ask(Resume)
     assert type(one.answer(72)).__name__ == type(one.answer(73)).__name__ == "Done"
+
+
+def test_what_somebody_had_begun_who_died_with_the_vnet_is_forgotten(
+    vnet: RunningVnet, spawn: Callable[..., subprocess.Popen[str]], until: Callable[..., None]
+) -> None:
+    with Vnic("half", vnet=str(vnet.socket), attach_timeout=30) as receiver:
+        sender = spawn(
+            "import sys; from layer8 import Vnic\n"
+            "Vnic(vnet=sys.argv[1], attach_timeout=30).send('half', bytes(8 << 20), timeout=None)",
+            str(vnet.socket),
+        )
+        until(lambda: receiver.stats().port.receive_fill > 400_000, "half a ring of it")  # type: ignore[union-attr]
+        vnet.kill()
+        sender.kill()
+        sender.wait()
+        until(lambda: receiver.state == "away", "away")
+        vnet.restart()
+        until(lambda: receiver.state == "attached", "attached again")
+        port = receiver.stats().port
+        assert port is not None
+        assert (port.messages_aborted, port.assembling_bytes) == (1, 0)
 
 
 def test_who_dies_while_it_is_awaited_is_awaited_no_longer(

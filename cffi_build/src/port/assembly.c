@@ -142,6 +142,20 @@ bool layer8_assembly_abort(struct layer8_assemblies *assemblies, const struct la
     return true;
 }
 
+uint32_t layer8_assemblies_forget(struct layer8_assemblies *assemblies, const uint8_t *source) {
+    uint32_t count = 0;
+    for (uint32_t at = assemblies->count; at-- > 0;) {
+        struct layer8_assembly *assembly = assemblies->open[at];
+        if (source == NULL ? assembly->first.kind >= LAYER8_REQUEST
+                           : memcmp(assembly->first.source, source, sizeof assembly->first.source) == 0) {
+            close_open(assemblies, at);
+            drop(assemblies, assembly);
+            count++;
+        }
+    }
+    return count;
+}
+
 void layer8_assemblies_reuse(struct layer8_assemblies *assemblies) {
     while (assemblies->done_count > 0) {
         drop(assemblies, assemblies->done[--assemblies->done_count]);

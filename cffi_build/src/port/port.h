@@ -95,6 +95,8 @@ struct layer8_assembly *layer8_assembly_place(struct layer8_assemblies *assembli
 enum layer8_assembled layer8_assembly_add(struct layer8_assemblies *assemblies, struct layer8_assembly *assembly,
                                           const struct layer8_record *record);
 bool layer8_assembly_abort(struct layer8_assemblies *assemblies, const struct layer8_record *record);
+uint32_t layer8_assemblies_forget(struct layer8_assemblies *assemblies, const uint8_t *source); /* NULL: all that is no
+                                                                                                  message */
 void layer8_assemblies_reuse(struct layer8_assemblies *assemblies); /* frees what is `done` */
 
 /* ---- segment.c ---- */

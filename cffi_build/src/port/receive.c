@@ -201,6 +201,12 @@ static uint64_t take_record(struct layer8_port *port, struct batch *batch, uint6
     return span;
 }
 
+uint32_t layer8_port_forget_begun(layer8_port *port, const uint8_t *source) {
+    uint32_t count = layer8_assemblies_forget(&port->assemblies, source);
+    layer8_count(&port->messages_aborted, count);
+    return count;
+}
+
 int layer8_receive(layer8_port *port, uint32_t max_messages, uint64_t unread) {
     if (layer8_load_relaxed(&port->elsewhere)) {
         return LAYER8_CLOSED;
