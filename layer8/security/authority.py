@@ -33,8 +33,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from layer8.errors import Layer8Error
 from layer8.protocol.statement import Role
 from layer8.security import certificates
-from layer8.security.certificates import LEAF_SECONDS, Identity, Key, Root, Trust
+from layer8.security.certificates import LEAF_SECONDS, Identity, Key
 from layer8.security.files import StateError, check_directory, locked, make_directory, read_private, write_private
+from layer8.security.trust import Root, Trust
 
 TOKEN_SECONDS = 600.0
 LONGEST_TOKEN_SECONDS = 30 * 24 * 3600.0

@@ -29,8 +29,9 @@ from layer8.errors import Layer8Error
 from layer8.protocol.link_messages import LARGEST_LIST
 from layer8.security import certificates
 from layer8.security.authority import Authority, Issued, JoinError, Token
-from layer8.security.certificates import BACKDATED_SECONDS, CertificateError, Identity, Key, Trust
+from layer8.security.certificates import BACKDATED_SECONDS, CertificateError, Identity, Key
 from layer8.security.identity import Credentials
+from layer8.security.trust import Trust
 
 ALPN = "layer8-join/1"
 LARGEST_QUESTION = 16384  # bytes; a signing request has about 400

@@ -10,11 +10,12 @@ from layer8.errors import Layer8Error
 from layer8.security import certificates, identity
 from layer8.security.authority import Token
 from layer8.security.binding import tls_binding
-from layer8.security.certificates import Identity, Trust
+from layer8.security.certificates import Identity
 from layer8.security.enrolment import ALPN, Applicant, Given, Join, Lists, Renew
 from layer8.security.enrolment_service import PATIENCE, connect, load_pair
 from layer8.security.identity import Credentials
 from layer8.security.tls_socket import wrap
+from layer8.security.trust import Trust
 
 
 class AuthorityUnreachable(Layer8Error):

@@ -16,8 +16,9 @@ from pathlib import Path
 from cryptography import x509
 
 from layer8.security import certificates
-from layer8.security.certificates import CertificateError, Identity, Key, Trust
+from layer8.security.certificates import CertificateError, Identity, Key
 from layer8.security.files import check_directory, locked, make_directory, read_private, write_private
+from layer8.security.trust import Trust
 
 IDENTITY, REQUEST_KEY, TRUST, REVOKED = "identity.pem", "request.key", "trust.json", "revoked.pem"
 

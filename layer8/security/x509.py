@@ -32,10 +32,11 @@ from layer8.errors import Layer8Error
 from layer8.protocol.statement import Channel, Principal, Role, Statement
 from layer8.security import certificates, identity
 from layer8.security.authority_source import DirectorySource, Source
-from layer8.security.certificates import CertificateError, Identity, Key, Trust
+from layer8.security.certificates import CertificateError, Identity, Key
 from layer8.security.enrolment import Given, Renew, make_renewal
 from layer8.security.identity import Credentials
 from layer8.security.provider import Action, AuditEvent, Decision, Resource, TlsRole
+from layer8.security.trust import Trust
 
 LARGEST_PROOF = 3072
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from layer8.protocol.statement import Role
 from layer8.security import certificates, identity
 from layer8.security.authority import Authority, JoinError, Token
-from layer8.security.certificates import CertificateError, Identity, Trust
+from layer8.security.certificates import CertificateError, Identity
 from layer8.security.files import StateError
+from layer8.security.trust import Trust
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0

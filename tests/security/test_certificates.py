@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from layer8.protocol.statement import Role
 from layer8.security import certificates
-from layer8.security.certificates import CertificateError, Identity, Root, Trust
+from layer8.security.certificates import CertificateError, Identity
+from layer8.security.trust import Root, Trust
 
 NOW = 1_800_000_000.0
 HOUR = 3600.0

@@ -14,9 +14,10 @@ import pytest
 from layer8.protocol.statement import Channel, Principal, Purpose, Role, Statement
 from layer8.security import Action, Resource, TlsRole, authority_source, certificates, identity, x509
 from layer8.security.authority import Authority
-from layer8.security.certificates import CertificateError, Identity, Trust
+from layer8.security.certificates import CertificateError, Identity
 from layer8.security.files import StateError
 from layer8.security.provider import ResourceKind
+from layer8.security.trust import Trust
 from layer8.security.x509 import X509Provider
 
 NOW = float(int(time.time()))  # TLS looks at the real clock

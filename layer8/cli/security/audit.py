@@ -13,8 +13,8 @@ from layer8.cli.security.places import time_text
 from layer8.errors import Layer8Error
 from layer8.protocol.control import AuditPlace
 from layer8.security import audit
-from layer8.security.certificates import Trust
 from layer8.security.files import read_private
+from layer8.security.trust import Trust
 from layer8.security.x509 import is_sealed
 from layer8.vnic.control import ControlClient
 
