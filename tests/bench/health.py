@@ -1,6 +1,6 @@
 """Figures of health, printed: how soon others know, what it costs, how much memory it takes. See --help.
 
-    python tests/bench/health.py [kill] [far] [cut] [stop] [elect] [cost] [directory] [scrape]
+    python tests/bench/health.py [kill] [far] [silent] [cut] [stop] [elect] [cost] [directory] [scrape]
 
 Nothing here fails because of a figure; a loaded machine shows in all of them.
 """
@@ -32,6 +32,9 @@ from layer8.rendezvous import http_token_file
 from layer8.testing import RunningVnet, make_overlay, running_vnet
 from layer8.vnet.status import StatusReader
 from layer8.vnic.health_watch import HealthWatch as Watch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "integration" / "hosts"))
+from networks import NAMESPACES, Loopback, Namespaces
 
 VICTIM = "from layer8 import Vnic; v = Vnic('victim', attach_timeout=60); print(v.uuid, flush=True); input()"
 ZYGOTE = """
@@ -94,44 +97,86 @@ def far(count: int) -> None:
     say("killed until DOWN on another host", took, "p99 under 500 ms")
 
 
-def cut(count: int) -> None:
+def silent(count: int) -> None:
     """A host that falls silent without a word (its Vnet gets SIGSTOP: connections stand, nothing comes) to the moments
     in which a process of another host has the events."""
-    suspect, unreachable = [], []
+
+    def pid(vnet: RunningVnet) -> int:
+        assert vnet.pid is not None
+        return vnet.pid
+
+    with _two_hosts() as (near, there, security):
+        _cuts(
+            count,
+            (near, there, security),
+            "falls silent",
+            lambda: os.kill(pid(there), signal.SIGSTOP),
+            lambda: os.kill(pid(there), signal.SIGCONT),
+        )
+
+
+def cut(count: int) -> None:
+    """The same, of a host in a network namespace whose only interface is taken down."""
+    if not NAMESPACES:
+        print("a host is cut off: needs network namespaces (root, and ip of iproute2)")
+        return
+    with contextlib.closing(Namespaces()) as network, _two_hosts(network) as (near, there, security):
+        _cuts(count, (near, there, security), "is cut off", lambda: network.cut("two"), lambda: network.heal("two"))
+
+
+def _cuts(
+    count: int,
+    hosts: tuple[RunningVnet, RunningVnet, str],
+    what: str,
+    end: Callable[[], None],
+    go_on: Callable[[], None],
+) -> None:
+    suspect, unreachable, back = [], [], []
+    near, there, security = hosts
     with (
-        _two_hosts() as (near, there, security),
         Vnic(vnet=str(near.socket), security=security, timeout=60) as vnic,
         Vnic("victim", vnet=str(there.socket), security=security, timeout=60),
         vnic.watch(alias="victim") as watch,
     ):
+        while watch.receive(60).record.state is not State.UP:
+            pass
         for number in range(count):
-            while watch.receive(60).record.state is not State.UP:
-                pass
             time.sleep(1.0 + 0.31 * number)  # anywhere between two keep-alives
-            assert there.pid is not None
             begun = time.perf_counter()
-            os.kill(there.pid, signal.SIGSTOP)
+            end()
             while watch.receive(60).record.state is not State.SUSPECT:
                 pass
             suspect.append(time.perf_counter() - begun)
             while watch.receive(60).record.state is not State.UNREACHABLE:
                 pass
             unreachable.append(time.perf_counter() - begun)
-            os.kill(there.pid, signal.SIGCONT)
-    say("a host falls silent until SUSPECT", suspect, "within 3 s")
-    say("a host falls silent until UNREACHABLE", unreachable, "within 6 s")
+            begun = time.perf_counter()
+            go_on()
+            while watch.receive(60).record.state is not State.UP:
+                pass
+            back.append(time.perf_counter() - begun)
+    say(f"a host {what} until SUSPECT", suspect, "within 3 s")
+    say(f"a host {what} until UNREACHABLE", unreachable, "within 6 s")
+    say(f"a host {what} and goes on, until UP", back, "-")
 
 
 @contextlib.contextmanager
-def _two_hosts() -> Iterator[tuple[RunningVnet, RunningVnet, str]]:
-    """Two Vnets with a link over loopback addresses, and the security of a Vnic of theirs."""
+def _two_hosts(network: Loopback | Namespaces | None = None) -> Iterator[tuple[RunningVnet, RunningVnet, str]]:
+    """Two Vnets with a link, by default over loopback addresses, and the security of a Vnic of theirs."""
+    network = Loopback() if network is None else network
     with contextlib.ExitStack() as stack:
         overlay = make_overlay(stack.enter_context(tempfile.TemporaryDirectory()), "bench")
         vnets, peers = [], []
-        for number, host in enumerate(("one", "two"), 1):
-            identity = {"security": "x509", "identity": overlay.vnet(host), "host": host}
-            place = {"listen": f"127.0.4.{number}:0", "peers": peers}
-            vnets.append(stack.enter_context(running_vnet(config={**identity, **place})))
+        for host in ("one", "two"):
+            listen, launcher = network.join(host)
+            config = {
+                "security": "x509",
+                "identity": overlay.vnet(host),
+                "host": host,
+                "listen": listen,
+                "peers": peers,
+            }
+            vnets.append(stack.enter_context(running_vnet(config=config, launcher=launcher)))
             with StatusReader(vnets[-1].socket) as reader:
                 peers = [reader.snapshot().listen[0]]
         yield vnets[0], vnets[1], f"x509:{overlay.vnic()}"
@@ -328,7 +373,9 @@ def _scrape_until(ended: threading.Event, once: Callable[[], float]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", help="kill, far, cut, stop, elect, cost, directory, scrape; all by default")
+    parser.add_argument(
+        "what", nargs="*", help="as above; all by default"
+    )
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--cuts", type=int, default=5)
     parser.add_argument("--stops", type=int, default=10)
@@ -337,7 +384,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     given = parser.parse_args()
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    chosen = set(given.what or ("kill", "far", "cut", "stop", "elect", "cost", "directory", "scrape"))
+    chosen = set(given.what or ("kill", "far", "silent", "cut", "stop", "elect", "cost", "directory", "scrape"))
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} cores, load {load:.1f}")
     if "directory" in chosen:
@@ -354,6 +401,8 @@ def main() -> None:
         kill(given.kills)
     if "far" in chosen:
         far(given.kills)
+    if "silent" in chosen:
+        silent(given.cuts)
     if "cut" in chosen:
         cut(given.cuts)
 
