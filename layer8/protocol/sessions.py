@@ -18,6 +18,7 @@ Sans-IO: times come in (monotonic seconds), what is to be done goes out as actio
 from __future__ import annotations
 
 import enum
+import math
 import random
 import secrets
 from collections.abc import Hashable
@@ -26,6 +27,8 @@ from uuid import UUID
 
 KEEP_ALIVE_SECONDS = 2.0
 GIVE_UP_SECONDS = 5.0
+SILENT_AFTER = 1.45
+"""Of `keep_alive`: a host that is cut off right after it was heard is shown as SUSPECT in under 3 s."""
 
 
 class Condition(enum.Enum):
@@ -102,7 +105,7 @@ class Sessions:
 
     def __init__(self, own: UUID, *, keep_alive: float = KEEP_ALIVE_SECONDS, give_up: float = GIVE_UP_SECONDS) -> None:
         self._own = own
-        self._silent_after = min(1.5 * keep_alive, give_up)
+        self._silent_after = min(SILENT_AFTER * keep_alive, give_up)
         self._give_up = give_up
         self._sessions: dict[UUID, Session] = {}
         self._of: dict[Hashable, Session] = {}  # by connection
@@ -204,8 +207,23 @@ class Sessions:
         session = self._sessions.get(peer)
         return self._end(session, reason) if session is not None else []
 
+    @property
+    def has_silent(self) -> bool:
+        return any(session.condition is Condition.SILENT for session in self._sessions.values())
+
+    @property
+    def deadline(self) -> float:
+        """When `tick` has something to do if nothing is heard until then; infinity without sessions."""
+        return min(
+            (
+                session.heard + (self._silent_after if session.condition is Condition.LIVE else self._give_up)
+                for session in self._sessions.values()
+            ),
+            default=math.inf,
+        )
+
     def tick(self, now: float) -> list[Action]:
-        """What time brings; call it at least twice a second while there are sessions."""
+        """What time brings, of what was heard. Call it at `deadline`, and often while one is silent that may go on."""
         actions: list[Action] = []
         for session in tuple(self._sessions.values()):
             silent = now - session.heard

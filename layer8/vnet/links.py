@@ -56,7 +56,7 @@ from layer8.vnet.shared_directory import SharedDirectory, Told
 from layer8.vnet.tls_port import TlsConnection, spelled, tls_binding
 from layer8.vnet.workers import Workers
 
-TICK_SECONDS = 0.5
+TICK_SECONDS = 0.5  # while somebody is silent, who may be heard again
 DIGEST_SECONDS = 30.0
 REPAIR_SECONDS = 1.0  # between two whole states on request of the same Vnet
 
@@ -413,11 +413,9 @@ class Links:
 
     def violated(self, adjacent: Adjacent, reason: str) -> None:
         """It broke the protocol: this link alone is closed."""
-        name = adjacent.name
-        self._complaints.warn("violation", "Vnet %s broke the protocol of its link: %s", name, reason)
-        connection = adjacent.connection
-        if connection is not None:
-            connection.end(f"violation: {reason}", body(Bye(code="violation", text=reason[:200])))
+        self._complaints.warn("violation", "Vnet %s broke the protocol of its link: %s", adjacent.name, reason)
+        if adjacent.connection is not None:
+            adjacent.connection.end(f"violation: {reason}", body(Bye(code="violation", text=reason[:200])))
         self._carry_out(self.sessions.give_up(adjacent.vnet, f"it broke the protocol: {reason}"))
 
     def _refresh(self) -> None:
@@ -428,19 +426,25 @@ class Links:
     # ── time ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _set_timer(self) -> None:
-        if self._timer is None and self.adjacent and not self._closed:
-            self._timer = self._loop.call_later(min(TICK_SECONDS, self._vnet.config.give_up / 4), self._tick)
+        if self._closed or not self.adjacent:
+            return
+        soon = self._loop.time() + min(TICK_SECONDS, self._vnet.config.give_up / 4)
+        when = soon if self.sessions.has_silent else min(self.sessions.deadline, max(soon, self._digest_at))
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._tick)
 
     def _tick(self) -> None:
         self._timer = None
-        now = self._loop.time()
         for adjacent in self.adjacent.values():
             connection = adjacent.connection
             if connection is not None and connection.thread is not None:
                 self.sessions.heard(connection, connection.thread.heard)
-        self._carry_out(self.sessions.tick(now))
-        if now >= self._digest_at:
-            self._digest_at = now + DIGEST_SECONDS
+        self._carry_out(self.sessions.tick(self._loop.time()))
+        if self._loop.time() >= self._digest_at:
+            self._digest_at = self._loop.time() + DIGEST_SECONDS
             self.directory.flush()
             self.tell(self.directory.home.digest())
         self._set_timer()

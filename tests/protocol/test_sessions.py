@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -45,9 +46,14 @@ def test_a_cut_connection_makes_silent_and_the_next_one_resumes() -> None:
 
 def test_it_is_given_up_so_long_after_the_last_thing_heard() -> None:
     sessions = opened()
+    assert sessions.deadline == 2.9
     sessions.heard("a", 2.0)
-    assert sessions.tick(4.9) == []
-    assert sessions.tick(5.0) == [Silent(HIGH)]
+    assert sessions.tick(4.89) == []
+    assert sessions.deadline == 4.9
+    quiet = sessions.has_silent
+    assert sessions.tick(4.9) == [Silent(HIGH)]
+    assert (quiet, sessions.has_silent) == (False, True)
+    assert sessions.deadline == 7.0
     sessions.heard("a", 5.1)
     assert sessions.tick(5.2) == [Heard(HIGH)]
     assert sessions.tick(8.2) == [Silent(HIGH)]
@@ -56,6 +62,7 @@ def test_it_is_given_up_so_long_after_the_last_thing_heard() -> None:
     assert isinstance(over, GivenUp)
     assert over.connection == "a"
     assert HIGH not in sessions
+    assert sessions.deadline == math.inf
     assert sessions.lost("a") == []
 
 
