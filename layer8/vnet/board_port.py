@@ -18,6 +18,9 @@ class PortState(enum.Enum):
     GONE = enum.auto()
 
 
+_UP = (PortState.UP, PortState.DRAINING)
+
+
 @dataclasses.dataclass(slots=True, eq=False)
 class Handle:
     """One destination that a port may reach. `name`: of the alias or topic whose number it holds, else None.
@@ -51,4 +54,4 @@ class BoardPort:
 
     @property
     def is_up(self) -> bool:
-        return self.state in (PortState.UP, PortState.DRAINING)
+        return self.state in _UP

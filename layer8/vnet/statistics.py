@@ -44,6 +44,7 @@ class _Seen:
     taken: int = 0  # messages that it had sent
     given: int = 0  # bytes that had been delivered to it, records' headers included
     fill: int = 0
+    glance: object = None  # the counters as they were
     told: object = None  # what the last record was made of
     idle_from: float | None = None  # monotonic: it reads nothing, and its senders wait
     is_cut: Callable[[], bool] | None = None  # of a far Vnic: whether its connection is
@@ -122,6 +123,10 @@ class Statistics:
     def look(self, port: BoardPort, pid: int, now: float) -> bool:
         """Whether its state is another one than its record says. `now`: monotonic seconds."""
         seen = self._seen[port.number]
+        glance = port.switch_port.glance()
+        if glance == seen.glance and seen.idle_from is None and seen.is_cut is None:  # as most are, most of the time
+            return self._processes[pid].reader.last.state is not seen.state
+        seen.glance = glance
         taken, given, fill, capacity, held, _ = port.switch_port.levels()
         drained = fill - seen.fill < given - seen.given
         if taken != seen.taken or drained:
