@@ -119,13 +119,15 @@ class RunningVnet:
 
     def restart(self) -> None:
         """Starts it on the same place, again or for the first time; one that runs is stopped before."""
+        from layer8.undisturbed import undisturbed
+
         self.stop()
         ready, write = os.pipe()
         arguments = ["--name", self.name, "--ready-fd", str(write), "--parent", str(os.getpid())]
         if self._config is not None:
             arguments += ["--config", str(self._config)]
         try:
-            with self._log.open("ab") as log:
+            with self._log.open("ab") as log, undisturbed():
                 self._process = subprocess.Popen(
                     # -P and our own search path: a module in the working directory must not stand in for one of ours
                     [

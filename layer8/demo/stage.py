@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from layer8.demo.hosts import NAMES, Hosts
 from layer8.testing import Overlay, RunningVnet, make_overlay, running_vnet
+from layer8.undisturbed import undisturbed
 from layer8.vnet.status import StatusReader
 from layer8.vnic.control import ControlClient
 
@@ -196,9 +197,10 @@ class Stage:
     def start(self, role: str, alias: str, host: int = 0, **settings: Any) -> Actor:
         """A process of its own for one part, on this host (as often as there are hosts, then from the first again)."""
         log = self.directory.with_name(f"{alias}.{len(self._actors)}.log")
-        actor = Actor(role, alias, settings, self._environ(host % len(self.vnets)), log)
-        self._actors.append(actor)
-        self._pids.append(actor.pid)
+        with undisturbed():
+            actor = Actor(role, alias, settings, self._environ(host % len(self.vnets)), log)
+            self._actors.append(actor)
+            self._pids.append(actor.pid)
         return actor
 
     def stop(self) -> list[tuple[str, int]]:
