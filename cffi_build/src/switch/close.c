@@ -223,7 +223,7 @@ static bool owes(const port_t *port) {
 }
 
 /* The wait is over: what is still owed is counted and lost; begun messages are aborted where they had begun. */
-static void give_up(layer8_switch *sw, port_t *port, struct link *flows) {
+static void give_up(layer8_switch *sw, port_t *port, struct list *flows) {
     while (!list_empty(flows)) {
         struct flow *flow = OWNER(struct flow, of_source, flows->next);
         for (struct owed *owed = flow->first; owed != NULL; owed = owed->next) {

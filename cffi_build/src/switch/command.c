@@ -134,7 +134,7 @@ static int grant(layer8_switch *sw, port_t *port, uint32_t name, uint32_t kind, 
     }
     struct handle *handle = handle_for(port, slot);
     struct gate *gate = NULL;
-    struct link *list = NULL;
+    struct list *list = NULL;
     void *to = NULL;
     bool gone = false;
     if (handle == NULL) {

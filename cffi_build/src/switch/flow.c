@@ -3,7 +3,7 @@
 
 #define STUCK_NS UINT64_C(1000000000) /* a publication in fragments may hold its publisher this long */
 
-struct flow *layer8_flow_find(struct link *flows, const port_t *target, const struct alias *alias) {
+struct flow *layer8_flow_find(struct list *flows, const port_t *target, const struct alias *alias) {
     FOR_EACH(at, flows) {
         struct flow *flow = OWNER(struct flow, of_source, at);
         if (flow->target == target && flow->alias == alias) {

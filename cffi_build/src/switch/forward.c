@@ -393,7 +393,7 @@ static enum forward reply(layer8_switch *sw, port_t *port, const struct layer8_r
 }
 
 /* Takes a cancelled request out of the queue it still stands in. */
-static void forget_held(layer8_switch *sw, port_t *port, struct link *flows, uint64_t correlation) {
+static void forget_held(layer8_switch *sw, port_t *port, struct list *flows, uint64_t correlation) {
     FOR_EACH(at, flows) {
         for (struct owed *owed = OWNER(struct flow, of_source, at)->first; owed != NULL; owed = owed->next) {
             struct layer8_record *held = &owed->held->record;

@@ -149,7 +149,7 @@ void layer8_congest_clear(layer8_switch *sw, port_t *port) {
     }
 }
 
-bool layer8_serve_waiting(layer8_switch *sw, struct link *waiting) {
+bool layer8_serve_waiting(layer8_switch *sw, struct list *waiting) {
     while (!list_empty(waiting)) {
         struct flow *flow = OWNER(struct flow, of_target, waiting->next);
         KILL_POINT(16);

@@ -22,32 +22,32 @@
 
 /* ---- lists ---- */
 
-struct link {
-    struct link *prev, *next;
+struct list {
+    struct list *prev, *next;
 };
 
 #define OWNER(type, member, pointer) ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
-#define FOR_EACH(at, list) for (struct link *at = (list)->next; at != (list); at = at->next)
-#define FOR_EACH_SAFE(at, list) \
-    for (struct link *at = (list)->next, *at##_next = at->next; at != (list); at = at##_next, at##_next = at->next)
+#define FOR_EACH(at, all) for (struct list *at = (all)->next; at != (all); at = at->next)
+#define FOR_EACH_SAFE(at, all) \
+    for (struct list *at = (all)->next, *at##_next = at->next; at != (all); at = at##_next, at##_next = at->next)
 
-static inline void list_init(struct link *list) { list->prev = list->next = list; }
-static inline bool list_empty(const struct link *list) { return list->next == list; }
-static inline bool list_linked(const struct link *at) { return at->next != NULL && at->next != at; }
-static inline void list_append(struct link *list, struct link *at) {
+static inline void list_init(struct list *list) { list->prev = list->next = list; }
+static inline bool list_empty(const struct list *list) { return list->next == list; }
+static inline bool list_linked(const struct list *at) { return at->next != NULL && at->next != at; }
+static inline void list_append(struct list *list, struct list *at) {
     at->prev = list->prev;
     at->next = list;
     list->prev->next = at;
     list->prev = at;
 }
-static inline void list_remove(struct link *at) { /* safe twice */
+static inline void list_remove(struct list *at) { /* safe twice */
     if (at->next != NULL) {
         at->prev->next = at->next;
         at->next->prev = at->prev;
     }
     list_init(at);
 }
-static inline void list_splice(struct link *into, struct link *from) { /* appends all of `from`, empties it */
+static inline void list_splice(struct list *into, struct list *from) { /* appends all of `from`, empties it */
     if (!list_empty(from)) {
         from->next->prev = into->prev;
         into->prev->next = from->next;
@@ -74,16 +74,16 @@ void layer8_pool_close(struct pool *pool);
 typedef layer8_switch_port port_t;
 
 struct gate {              /* what the senders to one destination see */
-    struct link open;      /* handles not marked by it */
-    struct link marked;    /* handles marked Xoff by it */
-    struct link opening;   /* in layer8_switch.opening while marked handles are let go, a few a round */
+    struct list open;      /* handles not marked by it */
+    struct list marked;    /* handles marked Xoff by it */
+    struct list opening;   /* in layer8_switch.opening while marked handles are let go, a few a round */
     bool closed;
 };
 
 struct handle {
     port_t *owner;
-    struct link of_target; /* in a gate's open or marked list, or in topic->handles */
-    struct link flows;     /* flows with copies owed under this handle */
+    struct list of_target; /* in a gate's open or marked list, or in topic->handles */
+    struct list flows;     /* flows with copies owed under this handle */
     void *target;          /* port_t, struct alias or struct topic; NULL when gone */
     uint64_t owed_bytes;   /* topics: spans of copies owed, to bound what one topic takes of the hold ring */
     uint16_t slot, generation;
@@ -98,26 +98,26 @@ struct handle {
 
 struct alias {
     struct gate gate;
-    struct link waiting;   /* flows whose records any member may take */
+    struct list waiting;   /* flows whose records any member may take */
     struct membership **members; /* those of this host first: they are chosen before others */
     uint32_t count, locals, capacity, turn, congested;
 };
 
 struct membership {
-    struct link of_port;
+    struct list of_port;
     port_t *port;
     struct alias *alias;
     bool congested;        /* counted in alias->congested */
 };
 
 struct topic {
-    struct link handles;
+    struct list handles;
     struct subscription **subscribers;
     uint32_t count, capacity;
 };
 
 struct subscription {
-    struct link of_port;
+    struct list of_port;
     port_t *port;
     struct topic *topic;
     uint32_t number;       /* the subscriber's own number for the topic */
@@ -127,8 +127,8 @@ struct subscription {
 
 struct held {              /* one record in a hold ring; its header stands here, its body in the segment */
     struct layer8_record record;
-    struct link in_ring;   /* oldest position first */
-    struct link timed;     /* in port->timed while it has a deadline */
+    struct list in_ring;   /* oldest position first */
+    struct list timed;     /* in port->timed while it has a deadline */
     uint64_t position, deadline_ns;
     uint32_t span, copies;
     struct message *message; /* in fragments, that it is of: valid while copies are owed */
@@ -152,15 +152,15 @@ struct owed {              /* one copy */
 };
 
 struct flow {
-    struct link of_source; /* in handle->flows, or in source->flows when it has no handle (replies, released handles) */
-    struct link of_target; /* in port->waiting or alias->waiting */
+    struct list of_source; /* in handle->flows, or in source->flows when it has no handle (replies, released handles) */
+    struct list of_target; /* in port->waiting or alias->waiting */
     port_t *source;
     struct handle *handle;
     port_t *target;        /* one of the two */
     struct alias *alias;
     struct owed *first, *last;
     struct owed *unsent;   /* to a proxy: those before it are on their way */
-    struct link of_adjacent; /* to a proxy: in adjacent->ready or port->blocked while something is unsent */
+    struct list of_adjacent; /* to a proxy: in adjacent->ready or port->blocked while something is unsent */
     uint64_t bytes;
     uint64_t moved_ns;     /* when it last made progress */
 };
@@ -174,7 +174,7 @@ struct receiver {
 };
 
 struct message {           /* a message in fragments that has begun */
-    struct link of_source;
+    struct list of_source;
     struct layer8_record first;
     uint32_t next, right;  /* next fragment expected; right: of a request or reply, or NO_RIGHT */
     uint16_t right_generation;
@@ -190,7 +190,7 @@ enum right_state { RIGHT_FREE = 0, RIGHT_OPEN, RIGHT_ANSWERED };
 #define NO_RIGHT UINT32_MAX
 
 struct right {
-    struct link of_caller, of_callee;
+    struct list of_caller, of_callee;
     port_t *caller, *callee;
     uint64_t correlation, sequence;
     uint32_t next;         /* chain of the hash, or of the free list */
@@ -199,7 +199,7 @@ struct right {
 };
 
 struct due {               /* a notice about a request, or an abort, that found no room: never lost */
-    struct link of_port;
+    struct list of_port;
     struct layer8_record record;
 };
 
@@ -234,30 +234,30 @@ struct layer8_switch_port {
     uint64_t adopted_highest; /* the highest sequence that was held */
     bool is_adopted, resumed, mirrored; /* mirrored: its Vnic is on another host, and has these pages twice */
 
-    struct link active, dirty, doomed, closing;
-    struct link released;  /* its hold ring's head has moved and is not published */
+    struct list active, dirty, doomed, closing;
+    struct list released;  /* its hold ring's head has moved and is not published */
     bool stalled;          /* its hold ring is full: not visited until something is released */
     bool congested;        /* over half full and asked to say when it is drained */
     bool drain_due;        /* a doorbell came while congested */
     bool purged;
 
     struct adjacent *adjacent; /* of a proxy: the Vnet it lives at; else NULL. The following are for proxies */
-    struct link of_adjacent;
-    struct link blocked;   /* flows to it that wait for answers */
-    struct link arrivals;  /* what came from it and waits for the control plane */
+    struct list of_adjacent;
+    struct list blocked;   /* flows to it that wait for answers */
+    struct list arrivals;  /* what came from it and waits for the control plane */
     uint64_t way_bytes;    /* sent to it and unanswered */
     uint64_t owed_bytes;   /* owed to it in all */
     bool asked;
     port_t *of_uuid;       /* chain of the hash */
 
-    struct link deferred;  /* commands that wait behind a handle given back: see command.c */
+    struct list deferred;  /* commands that wait behind a handle given back: see command.c */
     struct gate gate;
     struct handle *handles[HANDLE_CHUNKS];
-    struct link flows;     /* without a handle */
-    struct link waiting;   /* flows of others that wait for this port */
-    struct link memberships, subscriptions;
-    struct link held, timed, messages, due;
-    struct link as_caller, as_callee;
+    struct list flows;     /* without a handle */
+    struct list waiting;   /* flows of others that wait for this port */
+    struct list memberships, subscriptions;
+    struct list held, timed, messages, due;
+    struct list as_caller, as_callee;
     uint32_t outstanding, due_count, message_count;
     uint64_t close_ns, wait_ns, lost_notices;
 
@@ -276,7 +276,7 @@ struct command {
 };
 
 struct deferred {          /* a command for a port that waits behind a handle given back, or is that */
-    struct link of_port;
+    struct list of_port;
     struct command command;
     uint64_t until;        /* where the transmit ring stood */
     bool released;         /* it gives a handle back: waits until there */
@@ -294,13 +294,13 @@ struct layer8_switch {
     uint32_t *right_buckets;
     uint32_t rights_made, rights_free, rights_mask, right_seed, max_rights;
     uint32_t port_count, active_count;
-    struct link active, dirty, doomed, closing, opening, released;
+    struct list active, dirty, doomed, closing, opening, released;
     struct pool owed_pool, held_pool, flow_pool, message_pool, due_pool;
     struct adjacent **adjacents; /* by the number of their link */
     port_t **by_uuid;      /* hash of all ports */
     uint32_t uuid_mask, stranger_count;
-    struct link busy;      /* adjacent Vnets with something to take or to send */
-    struct link late;      /* and with outcomes that wait for company */
+    struct list busy;      /* adjacent Vnets with something to take or to send */
+    struct list late;      /* and with outcomes that wait for company */
     struct pool arrival_pool, sent_pool, parcel_pool;
     struct arriving *arriving; /* while a record of a proxy is forwarded */
     uint64_t now_ns, tick_ns, spent; /* spent: bytes copied, for the quota of the port visited */
@@ -366,7 +366,7 @@ void layer8_gate_open(layer8_switch *sw, struct gate *gate);
 bool layer8_gates_step(layer8_switch *sw); /* lets some waiting senders go; true: more to do */
 void layer8_congest(layer8_switch *sw, port_t *port); /* a proxy's congestion is its link's: see departures.c */
 /* Serves the flows of a list in turn; true when all of them were emptied. */
-bool layer8_serve_waiting(layer8_switch *sw, struct link *waiting);
+bool layer8_serve_waiting(layer8_switch *sw, struct list *waiting);
 void layer8_congest_mark(layer8_switch *sw, port_t *port);
 void layer8_congest_clear(layer8_switch *sw, port_t *port);
 void layer8_relieve(layer8_switch *sw, port_t *port);
@@ -392,7 +392,7 @@ void layer8_held_give_back(layer8_switch *sw, port_t *port, struct held *held, u
 
 /* ---- flow.c: copies owed ---- */
 
-struct flow *layer8_flow_find(struct link *flows, const port_t *target, const struct alias *alias);
+struct flow *layer8_flow_find(struct list *flows, const port_t *target, const struct alias *alias);
 struct flow *layer8_flow_open(layer8_switch *sw, port_t *source, struct handle *handle, port_t *target,
                               struct alias *alias);
 bool layer8_flow_owe(layer8_switch *sw, struct flow *flow, struct held *held, struct message *message,

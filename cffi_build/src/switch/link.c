@@ -147,7 +147,7 @@ static bool take_frames(layer8_switch *sw, struct adjacent *adjacent) {
 }
 
 void layer8_adjacents_step(layer8_switch *sw) {
-    struct link round;
+    struct list round;
     list_init(&round);
     if (sw->frozen) {
         return;
@@ -263,7 +263,7 @@ int layer8_remove_link(layer8_switch *sw, uint32_t number, uint16_t reason) {
         layer8_port_try_reap(sw, port);
     }
     while (!list_empty(&adjacent->parcels)) {
-        struct link *at = adjacent->parcels.next;
+        struct list *at = adjacent->parcels.next;
         list_remove(at);
         layer8_pool_give(&sw->parcel_pool, OWNER(struct parcel, of_adjacent, at));
     }

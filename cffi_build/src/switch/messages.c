@@ -94,7 +94,7 @@ void layer8_message_unowe(layer8_switch *sw, struct message *message) {
     }
 }
 
-static void drop_copies(layer8_switch *sw, struct link *flows, const struct message *message) {
+static void drop_copies(layer8_switch *sw, struct list *flows, const struct message *message) {
     FOR_EACH_SAFE(at, flows) { layer8_flow_drop(sw, OWNER(struct flow, of_source, at), message, NULL); }
 }
 

@@ -130,7 +130,7 @@ static void answered(layer8_switch *sw, struct adjacent *adjacent, struct sent *
     if (to != NULL && to->adjacent == adjacent) {
         to->way_bytes -= sent->span;
         while (!list_empty(&to->blocked) && to->way_bytes < LAYER8_WINDOW) { /* each looks again when its turn comes */
-            struct link *flow = to->blocked.next;
+            struct list *flow = to->blocked.next;
             list_remove(flow);
             list_append(&adjacent->ready, flow);
         }

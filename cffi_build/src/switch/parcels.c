@@ -70,7 +70,7 @@ void layer8_remote_gone(layer8_switch *sw, const port_t *port) {
 }
 
 bool layer8_parcels_send(layer8_switch *sw, struct adjacent *adjacent) {
-    struct link *at = adjacent->parcels.prev;
+    struct list *at = adjacent->parcels.prev;
     for (uint32_t n = 1; n < adjacent->parcels_unsent; n++) {
         at = at->prev;
     }

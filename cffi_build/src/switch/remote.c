@@ -471,7 +471,7 @@ void layer8_arrivals_end(layer8_switch *sw, port_t *port) {
     }
 }
 
-static void forget_flows(layer8_switch *sw, struct link *flows) {
+static void forget_flows(layer8_switch *sw, struct list *flows) {
     while (!list_empty(flows)) {
         layer8_flow_forget(sw, OWNER(struct flow, of_source, flows->next));
     }

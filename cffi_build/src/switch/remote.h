@@ -30,7 +30,7 @@ struct sent {              /* a tag: the copy, or the parcel, until its outcome 
 };
 
 struct parcel {
-    struct link of_adjacent;
+    struct list of_adjacent;
     struct sent *sent;
     bool gone;             /* a GONE frame, else a record without a body */
     struct layer8_frame_record frame;
@@ -38,7 +38,7 @@ struct parcel {
 
 struct arrival {           /* a record from a link that could not be finished at once */
     struct held held;      /* the body is in private memory */
-    struct link queue;     /* while it waits for the control plane */
+    struct list queue;     /* while it waits for the control plane */
     uint8_t *body;
     uint64_t tag;
     uint32_t counted;      /* whose window it takes: see adjacent->unanswered */
@@ -58,8 +58,8 @@ struct arriving {          /* the record from a link that is being forwarded */
 };
 
 struct stranger {
-    struct link of_adjacent;
-    struct link arrivals;
+    struct list of_adjacent;
+    struct list arrivals;
     uint8_t uuid[16];
 };
 
@@ -68,9 +68,9 @@ struct adjacent {
     bool broken;           /* a violation: nothing more is taken from this connection */
     bool ever_up;
     layer8_link *link;
-    struct link busy;
-    struct link proxies, ready, strangers;
-    struct link parcels;   /* unsent ones behind those that are on their way */
+    struct list busy;
+    struct list proxies, ready, strangers;
+    struct list parcels;   /* unsent ones behind those that are on their way */
     uint32_t parcels_unsent;
     struct sent **sent;    /* hash by tag */
     uint32_t sent_count, sent_mask;
@@ -79,7 +79,7 @@ struct adjacent {
     uint32_t answer_count, answer_capacity;
     uint64_t answer_bytes; /* of records, that these answer */
     uint64_t late_ns;      /* when they go alone, while `late` is linked */
-    struct link late;
+    struct list late;
     uint64_t *unanswered;  /* bytes kept here, by index of the local port; the last is for topics */
 };
 
