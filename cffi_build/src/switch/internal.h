@@ -370,12 +370,21 @@ bool layer8_is_reply(uint8_t kind);
 bool layer8_allowed(const struct handle *handle, const struct layer8_record *record);
 enum forward layer8_forward(layer8_switch *sw, port_t *port, const struct layer8_record *record, const uint8_t *body);
 port_t *layer8_choose(layer8_switch *sw, struct alias *alias);
-void layer8_miss(struct subscription *subscription, uint32_t count);
 /* Puts a checked unicast or request into one port, making the right to reply. */
 enum put layer8_put_unicast(layer8_switch *sw, port_t *source, port_t *to, const struct layer8_record *record,
                             const uint8_t *body, uint64_t deadline_ns, struct message *message);
 enum put layer8_put_reply(layer8_switch *sw, port_t *source, port_t *to, const struct layer8_record *record,
                           const uint8_t *body);
+/* The held record this is, at adoption, or a new one; with one copy that is the caller's. NULL: no room. */
+struct held *layer8_take_or_make_held(layer8_switch *sw, port_t *port, const struct layer8_record *record,
+                                      const uint8_t *body);
+
+/* ---- publication.c ---- */
+
+enum forward layer8_forward_publication(layer8_switch *sw, port_t *port, struct handle *handle,
+                                        const struct layer8_record *record, const uint8_t *body,
+                                        struct message *message);
+void layer8_miss(struct subscription *subscription, uint32_t count);
 enum put layer8_put_publication(layer8_switch *sw, port_t *source, struct subscription *subscription,
                                 const struct layer8_record *record, const uint8_t *body, enum put_limit limit);
 
