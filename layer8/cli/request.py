@@ -19,7 +19,8 @@ from layer8.vnic import Vnic
 def command(settings: Settings, name: str, payloads: Payloads) -> None:
     """Send a request to NAME, an alias or a uuid, and print the reply exactly as it is.
 
-    With --lines every line is a request of its own, and a newline follows each reply.
+    With --lines every line is a request of its own, and a newline follows each reply. What a failed reply carried
+    beside its reason is in the `payload` that --json prints on stderr.
     """
     to = parse_destination(name)
     with Progress(settings) as progress, Vnic(vnet=settings.vnet, timeout=settings.seconds()) as vnic:
