@@ -2,6 +2,9 @@
 
 PORTS Vnics (100) in ten processes, each of which sends itself a message as soon as that can be. Time counts from the
 start of the next Vnet's process, Python's own start included.
+
+adoption.py cost [ROUNDS]: what it costs on the way of a message to be ready for that: the C core as it is, by turns
+with one that notes nothing for a next Vnet (both built in build/), in processor time: it can be told on a busy machine.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 from layer8 import Vnic
 from layer8.testing import running_vnet
@@ -88,9 +92,34 @@ def main(ports: int, rounds: int) -> None:
                 process.communicate()
 
 
+def cost(rounds: int) -> None:
+    root = Path(__file__).parents[2]
+    programs = {}
+    for name, without in (("with", "OFF"), ("without", "ON")):
+        directory = root / "build" / f"{name}-adoption"
+        options = [f"-DLAYER8_WITHOUT_ADOPTION={without}", "-DLAYER8_KILL_POINTS=OFF"]
+        subprocess.run(["cmake", "-S", root / "cffi_build", "-B", directory, *options], check=True, stdout=sys.stderr)
+        subprocess.run(["cmake", "--build", directory, "--target", "adoption_cost"], check=True, stdout=sys.stderr)
+        programs[name] = directory / "adoption_cost"
+    taken: dict[str, list[list[float]]] = {name: [] for name in programs}
+    for number in range(rounds):
+        for name in sorted(programs, reverse=number % 2 == 1):
+            said = subprocess.run([programs[name]], check=True, capture_output=True, text=True).stdout
+            taken[name].append([float(word) for word in said.split()])
+    for place, what in enumerate(("by uuid", "by alias")):
+        noted, bare = (sorted(run[place] for run in taken[name]) for name in ("with", "without"))
+        least, median = noted[0] / bare[0], statistics.median(noted) / statistics.median(bare)
+        print(
+            f"{what}: {noted[0]:.0f} ns of processor time a message with adoption, {bare[0]:.0f} ns without: "
+            f"ratio {least:.3f} (least), {median:.3f} (median of {rounds})"
+        )
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["part"]:
         part(int(sys.argv[2]))
+    elif sys.argv[1:2] == ["cost"]:
+        cost(int(sys.argv[2]) if len(sys.argv) > 2 else 10)
     else:
         numbers = [int(argument) for argument in sys.argv[1:3]]
         main(*(numbers + [100, 3][len(numbers) :]))

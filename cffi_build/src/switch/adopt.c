@@ -10,6 +10,9 @@
 #include "internal.h"
 
 void layer8_note(uint8_t *at, uint16_t reason, const uint8_t *uuid) {
+#ifdef LAYER8_WITHOUT_ADOPTION
+    at = NULL;
+#endif
     if (at != NULL) {
         if (uuid != NULL) {
             memcpy(at + offsetof(struct layer8_record, source), uuid, 16);

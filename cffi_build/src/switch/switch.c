@@ -241,7 +241,11 @@ static bool poll_transmit(layer8_switch *sw, port_t *port) {
             break;
         }
         uint64_t span = layer8_record_span(record.length);
+#ifdef LAYER8_WITHOUT_ADOPTION
+        const bool retry = false;
+#else
         bool retry = port->transmit_head - port->adopted_until >= UINT64_MAX / 2; /* before it */
+#endif
         if (record.kind != LAYER8_PAD && !(retry && record.sequence <= port->adopted_highest)) {
             if (retry) {
                 record.flags |= LAYER8_RETRY;
