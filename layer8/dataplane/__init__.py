@@ -23,7 +23,7 @@ from layer8.dataplane.codes import (
 from layer8.dataplane.link import CONTROL_MAX, FRAME_MAX, Link, LinkCounters, RemotePort, control_frame
 from layer8.dataplane.mirror import Mirror, MirrorCorrupt, MirrorPlace, make_mirror
 from layer8.dataplane.port import Batch, Entry, Outgoing, Port, PortStats, Record
-from layer8.dataplane.segment import Segment, check_ring_bytes
+from layer8.dataplane.segment import Segment, check_ring_bytes, segment_bytes
 from layer8.dataplane.switch import (
     PortCounters,
     Question,
@@ -74,4 +74,5 @@ __all__ = [
     "check_ring_bytes",
     "control_frame",
     "make_mirror",
+    "segment_bytes",
 ]

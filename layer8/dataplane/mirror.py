@@ -12,6 +12,7 @@ from uuid import UUID
 
 from layer8.dataplane._core import ffi, lib
 from layer8.dataplane.codes import Status, error_of_status
+from layer8.dataplane.segment import segment_bytes
 
 if TYPE_CHECKING:
     from layer8.dataplane._core import CData
@@ -50,7 +51,7 @@ def make_mirror(fd: int, ring_bytes: int, uuid: UUID) -> None:
     """Makes an empty segment of an own file. Raises OSError, ValueError for a size that is none."""
     status = lib.layer8_mirror_make(fd, ring_bytes, uuid.bytes)
     if status < 0:
-        raise OSError(-status, f"a segment of {2 * ring_bytes} bytes: {os.strerror(-status)}")
+        raise OSError(-status, f"a segment of {segment_bytes(ring_bytes)} bytes: {os.strerror(-status)}")
 
 
 class Buffer:

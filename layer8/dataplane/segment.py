@@ -9,12 +9,19 @@ from uuid import UUID
 
 from layer8.dataplane._core import lib
 
+_HEAD_BYTES = lib.layer8_segment_bytes(0)
+
 
 def check_ring_bytes(ring_bytes: int) -> int:
     """A size that a receive ring can have. Raises ValueError."""
     if not 512 << 10 <= ring_bytes <= 1 << 30 or ring_bytes & (ring_bytes - 1):
         raise ValueError(f"ring_bytes is a power of two from {512 << 10} to {1 << 30}, not {ring_bytes}")
     return ring_bytes
+
+
+def segment_bytes(ring_bytes: int) -> int:
+    """How large a segment is whose receive ring has so many bytes, if there can be one."""
+    return _HEAD_BYTES + ring_bytes // 2 * 5
 
 
 class Segment:
@@ -25,14 +32,14 @@ class Segment:
 
     @classmethod
     def create(cls, ring_bytes: int, uuid: UUID) -> Segment:
-        """A new segment. `ring_bytes`: of the receive ring, a power of two from 512 KiB to 1 GiB; transmit and hold
-        ring have half of it each, and all of it is allocated at once.
+        """A new segment. `ring_bytes`: of the receive ring, a power of two from 512 KiB to 1 GiB; the hold ring
+        has as much, the transmit ring half of it, and all of it is allocated at once.
 
         Raises ValueError for a size that is none, OSError when memory or descriptors are missing.
         """
         fd = lib.layer8_segment_create(check_ring_bytes(ring_bytes), uuid.bytes)
         if fd < 0:
-            raise OSError(-fd, f"a segment of {2 * ring_bytes} bytes: {os.strerror(-fd)}")
+            raise OSError(-fd, f"a segment of {segment_bytes(ring_bytes)} bytes: {os.strerror(-fd)}")
         return cls(fd)
 
     @property

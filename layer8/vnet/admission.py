@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Protocol
 from uuid import UUID
 
-from layer8.dataplane import Reason, SwitchPort
+from layer8.dataplane import Reason, SwitchPort, segment_bytes
 from layer8.health.liveness import PeerProcess, channel
 from layer8.names import check_alias
 from layer8.protocol.attach import VnetAttach
@@ -36,7 +36,6 @@ from layer8.vnet.workers import Busy, Workers
 
 _log = logging.getLogger("layer8.vnet")
 
-_SEGMENT_OVERHEAD = 0x8000  # of a segment, in front of its rings
 _RESUME_BYTES = 32
 
 
@@ -303,7 +302,7 @@ class Admission:
             raise Refusal("taken", f"a living Vnic has the uuid {attach.uuid}")
         self._check_return(attach, principal)
         size = os.fstat(segment).st_size
-        if size > _SEGMENT_OVERHEAD + 2 * desk.config.max_ring_bytes:
+        if size > segment_bytes(desk.config.max_ring_bytes):
             raise Refusal("limit", f"a segment of {size} bytes is too large here (setting max_ring_bytes)")
         desk.accounts.take_port(self.owner, size)
         try:

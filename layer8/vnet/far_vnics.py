@@ -35,7 +35,7 @@ from typing import Protocol
 
 from layer8.carrier import CarrierEnded, ConnectionCut, Pump, Traffic, first_message
 from layer8.carrier.traffic import close_all
-from layer8.dataplane import Mirror, MirrorCorrupt, make_mirror
+from layer8.dataplane import Mirror, MirrorCorrupt, make_mirror, segment_bytes
 from layer8.protocol.codec import ProtocolViolation
 from layer8.protocol.mirror import (
     MIRROR_VERSION,
@@ -58,7 +58,6 @@ from layer8.vnet.tls_port import TlsConnection
 
 _NAME_BYTES = 16
 _SECRET_BYTES = 32
-_SEGMENT_OVERHEAD = 0x8000  # of a segment, in front of its rings
 _STOP_SECONDS = 2.0
 _STALE = "stale"
 
@@ -154,7 +153,7 @@ class FarSession:
     # ── the mirror ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _make_mirror(self, segment: Segment) -> None:
-        size = _SEGMENT_OVERHEAD + 2 * segment.ring_bytes
+        size = segment_bytes(segment.ring_bytes)
         self._vnics.reserve(self, segment.ring_bytes, size)
         self._path = path = self._vnics.host.roster.mirror(segment.uuid).with_suffix(f".{self.name.hex()}.new")
         try:

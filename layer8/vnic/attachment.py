@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 from uuid import UUID
 
-from layer8.dataplane import Port, Segment
+from layer8.dataplane import Port, Segment, segment_bytes
 from layer8.errors import Layer8Error, VnetNotFound
 from layer8.protocol.attach import VnicAttach, VnicState
 from layer8.protocol.codec import Unknown
@@ -132,7 +132,7 @@ def attach(
         segment = Segment.create(ring_bytes, uuid)
     except OSError as error:
         raise Layer8Error(
-            f"no segment of {2 * ring_bytes} bytes for this Vnic: {error}; free memory or descriptors, "
+            f"no segment of {segment_bytes(ring_bytes)} bytes for this Vnic: {error}; free memory or descriptors, "
             "raise the limit, or ask for a smaller ring_bytes"
         ) from error
     try:
@@ -290,9 +290,7 @@ def _reach(
         time.sleep(_PAUSE)
 
 
-def _connect(
-    place: Place, provider: SecurityProvider, owners: tuple[int, ...] | None, timeout: float
-) -> Connection:
+def _connect(place: Place, provider: SecurityProvider, owners: tuple[int, ...] | None, timeout: float) -> Connection:
     """Raises OSError, also when it is not the socket's owner who listens there."""
     if isinstance(place, FarPlace):
         return Connection.far(place, provider, timeout)

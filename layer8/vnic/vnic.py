@@ -47,7 +47,7 @@ class Vnic:
                     and LAYER8_IDENTITY say, else the same uid, checked by the kernel
     timeout         seconds that everything waits that waits for others, unless it is told otherwise; None: for ever
     attach_timeout  seconds to wait until a Vnet is there; 0 looks once
-    ring_bytes      size of the receive ring, a power of two from 512 KiB (1 MiB by default); the segment has twice that
+    ring_bytes      size of the receive ring, a power of two from 512 KiB (1 MiB by default), two fifths of the segment
     spin_us         microseconds to look for a message before sleeping; None: 0
 
     Attaching raises VnetNotFound, SecurityMismatch, NotAuthorized, or a Layer8Error that says what was missing.

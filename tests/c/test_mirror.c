@@ -507,7 +507,7 @@ static void test_files_that_are_no_segment_are_refused(void) {
     CHECK(layer8_mirror_make(fd, 12345, uuid) == -EINVAL);
     CHECK(ftruncate(fd, 4096) == 0);
     CHECK(layer8_mirror_open(fd, 1, &status) == NULL && status == LAYER8_INVALID);
-    CHECK(ftruncate(fd, 0) == 0 && ftruncate(fd, LAYER8_OFFSET_RINGS + 2 * LAYER8_RING_MIN) == 0);
+    CHECK(ftruncate(fd, 0) == 0 && ftruncate(fd, LAYER8_SEGMENT_BYTES(LAYER8_RING_MIN)) == 0);
     CHECK(layer8_mirror_open(fd, 1, &status) == NULL && status == LAYER8_INVALID);
     (void)close(fd);
 }

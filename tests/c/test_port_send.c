@@ -16,7 +16,7 @@ static void segment_is_sealed_and_of_its_size(void) {
     const int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
     struct stat about;
     CHECK((fcntl(fd, F_GET_SEALS) & seals) == seals);
-    CHECK(fstat(fd, &about) == 0 && about.st_size == (off_t)(LAYER8_OFFSET_RINGS + 2 * LAYER8_RING_MIN));
+    CHECK(fstat(fd, &about) == 0 && about.st_size == (off_t)(LAYER8_SEGMENT_BYTES(LAYER8_RING_MIN)));
     CHECK((fcntl(fd, F_GETFD) & FD_CLOEXEC) != 0);
     int status = 0;
     CHECK(layer8_port_open(fd, 0, 0, &status) == NULL && status == LAYER8_INVALID);

@@ -27,7 +27,7 @@ def test_segment_is_sealed_and_allocated() -> None:
         wanted = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
         assert seals & wanted == wanted
         about = os.fstat(segment.fd)
-        assert about.st_size == 0x8000 + (2 << 20)
+        assert about.st_size == 0x8000 + (5 << 19)
         assert about.st_blocks * 512 >= about.st_size
         assert not os.get_inheritable(segment.fd)
 

@@ -58,7 +58,7 @@ def test_counters_count(overlay: Overlay, attach: Callable[[], Vnic]) -> None:
     assert (sent.in_messages, sent.in_bytes) == (10, 1000)
     assert (got.out_messages, got.out_bytes) == (10, 1000)
     assert got.receive_capacity == 512 << 10
-    assert sender.switch_port.bytes == 0x8000 + (1 << 20)
+    assert sender.switch_port.bytes == 0x8000 + (5 << 18)
     assert overlay.switch.counters().records >= 10
 
 
@@ -68,7 +68,7 @@ def test_segment_that_is_none_is_refused() -> None:
         SwitchPort(segment.fd, uuid.UUID(int=7), 1)  # of another Vnic
     descriptor = os.memfd_create("unsealed", os.MFD_ALLOW_SEALING)
     try:
-        os.ftruncate(descriptor, 0x8000 + (1 << 20))
+        os.ftruncate(descriptor, 0x8000 + (5 << 18))
         with pytest.raises(ValueError, match="segment"):
             SwitchPort(descriptor, name, 1)
     finally:

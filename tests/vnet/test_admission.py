@@ -219,7 +219,7 @@ def of_another(uuid: UUID) -> int:
 
 def zeros(uuid: UUID) -> int:
     copy = os.memfd_create("zeros", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    os.ftruncate(copy, 0x8000 + (1 << 20))
+    os.ftruncate(copy, 0x8000 + (5 << 18))
     fcntl.fcntl(copy, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
     return copy
 

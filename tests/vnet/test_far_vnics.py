@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from layer8.dataplane import SwitchPort
+from layer8.dataplane import SwitchPort, segment_bytes
 from layer8.protocol import mirror
 from layer8.protocol.mirror import FRAME, Alive, AnyMessage, Begin, Begun, Bound, Continue, End, Segment, encode
 from layer8.security.provider import TlsRole
@@ -232,7 +232,7 @@ def test_those_who_are_not_attached_are_bounded(make_port: Callable[..., Port], 
 def test_memory_for_segments_is_bounded_before_anybody_is_attached(
     make_port: Callable[..., Port], until: Callable[..., None]
 ) -> None:
-    port = make_port(bytes_per_uid=3 * (2 * RING + 0x8000), attach_timeout=30.0)
+    port = make_port(bytes_per_uid=3 * segment_bytes(RING), attach_timeout=30.0)
     state = port.vnet.socket.with_name("default.state")
     for number in range(1, 4):
         stranger = port.stranger()

@@ -62,7 +62,7 @@
 #include <stdint.h>
 
 #define LAYER8_MAGIC UINT64_C(0x000038524559414c) /* "LAYER8\0\0" */
-#define LAYER8_LAYOUT_VERSION 1u
+#define LAYER8_LAYOUT_VERSION 2u
 
 #define LAYER8_PAGE 4096u
 #define LAYER8_ALIGN 64u
@@ -72,8 +72,9 @@
 #define LAYER8_HEADERS_MAX 4096                    /* bytes of an encoded header map */
 #define LAYER8_SLOTS 4096                          /* handles of one Vnic */
 #define LAYER8_TOPICS 1024                         /* subscriptions of one Vnic */
-#define LAYER8_RING_MIN (UINT64_C(512) << 10)       /* receive ring; the other two are half of it */
+#define LAYER8_RING_MIN (UINT64_C(512) << 10)       /* receive ring; transmit is half of it, hold as large */
 #define LAYER8_RING_MAX (UINT64_C(1) << 30)
+#define LAYER8_SEGMENT_BYTES(receive) (LAYER8_OFFSET_RINGS + (receive) / 2 * 5)
 
 #define LAYER8_OFFSET_CONTROL 0x1000u
 #define LAYER8_OFFSET_FLAGS 0x2000u

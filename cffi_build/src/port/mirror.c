@@ -62,7 +62,7 @@ int layer8_mirror_make(int fd, uint64_t ring_bytes, const uint8_t *uuid) {
     if (ring_bytes < LAYER8_RING_MIN || ring_bytes > LAYER8_RING_MAX || (ring_bytes & (ring_bytes - 1)) != 0) {
         return -EINVAL;
     }
-    const uint64_t bytes = LAYER8_OFFSET_RINGS + 2 * ring_bytes;
+    const uint64_t bytes = LAYER8_SEGMENT_BYTES(ring_bytes);
     int result;
     if (ftruncate(fd, (off_t)bytes) != 0) {
         return -errno;
@@ -92,9 +92,9 @@ static bool header_fits(const struct layer8_segment_header *header, uint64_t byt
     const uint64_t receive = header->receive_capacity, half = receive / 2;
     return header->magic == LAYER8_MAGIC && header->version == LAYER8_LAYOUT_VERSION &&
            receive >= LAYER8_RING_MIN && receive <= LAYER8_RING_MAX && (receive & (receive - 1)) == 0 &&
-           header->transmit_capacity == half && header->hold_capacity == half &&
+           header->transmit_capacity == half && header->hold_capacity == receive &&
            header->transmit_offset == LAYER8_OFFSET_RINGS && header->receive_offset == LAYER8_OFFSET_RINGS + half &&
-           header->segment_bytes == LAYER8_OFFSET_RINGS + 2 * receive && header->segment_bytes == bytes;
+           header->segment_bytes == LAYER8_SEGMENT_BYTES(receive) && header->segment_bytes == bytes;
 }
 
 layer8_mirror *layer8_mirror_open(int segment_fd, int at_vnet, int *status) {

@@ -15,6 +15,8 @@
 
 int layer8_layout_version(void) { return (int)LAYER8_LAYOUT_VERSION; }
 
+uint64_t layer8_segment_bytes(uint64_t ring_bytes) { return LAYER8_SEGMENT_BYTES(ring_bytes); }
+
 static int make_memfd(void) {
     const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
     int fd = memfd_create("layer8", flags | MFD_NOEXEC_SEAL);
@@ -42,13 +44,13 @@ void layer8_segment_fill(struct layer8_segment_header *header, uint64_t ring_byt
     header->magic = LAYER8_MAGIC;
     header->version = LAYER8_LAYOUT_VERSION;
     header->header_bytes = LAYER8_OFFSET_RINGS;
-    header->segment_bytes = LAYER8_OFFSET_RINGS + 2 * ring_bytes;
+    header->segment_bytes = LAYER8_SEGMENT_BYTES(ring_bytes);
     header->transmit_offset = LAYER8_OFFSET_RINGS;
     header->transmit_capacity = ring_bytes / 2;
     header->receive_offset = header->transmit_offset + header->transmit_capacity;
     header->receive_capacity = ring_bytes;
     header->hold_offset = header->receive_offset + header->receive_capacity;
-    header->hold_capacity = ring_bytes / 2;
+    header->hold_capacity = ring_bytes;
     header->slots = LAYER8_SLOTS;
     header->topics = LAYER8_TOPICS;
     memcpy(header->uuid, uuid, sizeof header->uuid);
@@ -59,7 +61,7 @@ int layer8_segment_create(uint64_t ring_bytes, const uint8_t *uuid) {
     if (ring_bytes < LAYER8_RING_MIN || ring_bytes > LAYER8_RING_MAX || (ring_bytes & (ring_bytes - 1)) != 0) {
         return -EINVAL;
     }
-    const uint64_t bytes = LAYER8_OFFSET_RINGS + 2 * ring_bytes;
+    const uint64_t bytes = LAYER8_SEGMENT_BYTES(ring_bytes);
     int fd = make_memfd();
     if (fd < 0) {
         return -errno;

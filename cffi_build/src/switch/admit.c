@@ -18,10 +18,10 @@ static bool fits(const struct layer8_segment_header *header, uint64_t bytes) {
     return header->magic == LAYER8_MAGIC && header->version == LAYER8_LAYOUT_VERSION &&
            header->header_bytes == LAYER8_OFFSET_RINGS && header->slots == LAYER8_SLOTS && header->topics == LAYER8_TOPICS &&
            power_of_two(receive) && receive >= LAYER8_RING_MIN && receive <= LAYER8_RING_MAX &&
-           header->transmit_capacity == half && header->hold_capacity == half &&
+           header->transmit_capacity == half && header->hold_capacity == receive &&
            header->transmit_offset == LAYER8_OFFSET_RINGS && header->receive_offset == LAYER8_OFFSET_RINGS + half &&
            header->hold_offset == LAYER8_OFFSET_RINGS + half + receive &&
-           header->segment_bytes == LAYER8_OFFSET_RINGS + 2 * receive && header->segment_bytes == bytes;
+           header->segment_bytes == LAYER8_SEGMENT_BYTES(receive) && header->segment_bytes == bytes;
 }
 
 static bool rings_empty(const struct layer8_control *control) {

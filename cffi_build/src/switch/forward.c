@@ -259,7 +259,8 @@ static enum forward reply(layer8_switch *sw, port_t *port, const struct layer8_r
         if (put != PUT_NO_ROOM) {
             return FORWARD_DONE;
         }
-    } else if (caller->adjacent == NULL && flow->bytes > port->hold_capacity / 4 && message == NULL) {
+    } else if (caller->adjacent == NULL && flow->bytes > port->hold_capacity / 4 && message == NULL &&
+               flow->first->message == NULL) { /* a large one that is on its way may take a second: layer8_flow_tick */
         /* It does not read what it asked for. Of a caller elsewhere its own Vnet says so. */
         struct layer8_record request = {.kind = LAYER8_REQUEST,
                                         .slot = right->slot,

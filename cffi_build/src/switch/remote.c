@@ -13,7 +13,7 @@
  * All that touches it is atomic, so that one is enough for all switches of the process. */
 static _Alignas(LAYER8_PAGE) uint8_t nowhere[LAYER8_OFFSET_RINGS];
 
-#define REMOTE_HOLD (UINT64_C(512) << 10) /* bounds the replies that one caller leaves unread, as a hold ring does */
+#define REMOTE_HOLD LAYER8_WINDOW /* bounds the replies that one caller leaves unread, as a hold ring does */
 
 layer8_switch_port *layer8_switch_remote_new(const uint8_t *uuid) {
     port_t *port = calloc(1, sizeof *port);
