@@ -75,6 +75,7 @@ class SlotState(enum.IntEnum):
     XOFF = 1
     GONE = 2
     REVOKED = 3
+    METERED = 4  # open; the library writes in bursts
 
 
 class Reason(enum.IntEnum):
