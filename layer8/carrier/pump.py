@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import ssl
 import time
 from collections.abc import Callable, Sequence
@@ -34,10 +33,10 @@ from layer8.protocol.mirror import (
     decode,
     encode,
 )
+from layer8.security.tls_batches import TlsBatches
 
 _WRITE_BYTES = 256 << 10
-_READS = 16  # of one TLS record each, before what is here is sent
-_TLS_RECORD_BYTES = 16 << 10
+_READS = 4  # before what is here is sent
 _LAST_WORDS_SECONDS = 1.0
 _SOON_SECONDS = 0.05
 _CONTROL_FRAME = 64 << 10  # room for a frame of the control socket, and messages
@@ -73,7 +72,7 @@ class Side(Protocol):
 
 
 def first_message(
-    tls: ssl.SSLSocket, deadline: float, stopped: Callable[[], bool], clock: Callable[[], float] = time.monotonic
+    tls: TlsBatches, deadline: float, stopped: Callable[[], bool], clock: Callable[[], float] = time.monotonic
 ) -> tuple[AnyMessage, bytes]:
     """The first message of a connection, and what came behind it. Raises ConnectionCut, ProtocolViolation."""
     came = b""
@@ -110,7 +109,7 @@ class Pump:
 
     def __init__(
         self,
-        tls: ssl.SSLSocket,
+        tls: TlsBatches,
         traffic: Traffic,
         side: Side,
         *,
@@ -233,7 +232,7 @@ class Pump:
             self._in_end += count
             self.keep_alive.heard = self._clock()
             self._parse()
-            if count < _TLS_RECORD_BYTES and not self._tls.pending():
+            if not self._tls.pending():
                 self._readable = False
                 return
 
@@ -380,7 +379,7 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def close_tls(tls: socket.socket) -> None:
+def close_tls(tls: TlsBatches) -> None:
     """Closes a connection that may be in any state; says nothing more."""
     try:
         tls.close()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import ssl
 
+from layer8.security.tls_batches import TlsBatches
 
-def tls_binding(tls: ssl.SSLSocket) -> bytes:
+
+def tls_binding(tls: ssl.SSLSocket | TlsBatches) -> bytes:
     """What only the two ends of this very connection have in common: a proof whose digest has it in it is worth nothing
     on another connection.
 

@@ -27,6 +27,7 @@ from layer8.security import certificates
 from layer8.security.authority import Authority
 from layer8.security.binding import tls_binding
 from layer8.security.enrolment import ALPN, Registrar, Seal, Told
+from layer8.security.tls_batches import TlsBatches
 from layer8.security.tls_socket import wrap
 
 PATIENCE = 5.0  # seconds for a whole exchange
@@ -63,7 +64,7 @@ class Door:
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             _logger.debug("an enrolment came to nothing: %s", error)
 
-    def answer_secured(self, secured: ssl.SSLSocket, patience: float = PATIENCE) -> None:
+    def answer_secured(self, secured: TlsBatches, patience: float = PATIENCE) -> None:
         """As `answer`, after the handshake. Closes it."""
         deadline = time.monotonic() + patience
         try:
@@ -73,7 +74,7 @@ class Door:
         except (OSError, ValueError) as error:
             _logger.debug("an enrolment came to nothing: %s", error)
 
-    def _exchange(self, secured: ssl.SSLSocket, deadline: float) -> None:
+    def _exchange(self, secured: ssl.SSLSocket | TlsBatches, deadline: float) -> None:
         peer = secured.getpeercert(binary_form=True)
         registrar = Registrar(self._authority, self._fresh_seal(), tls_binding(secured), peer, self._told)
         secured.sendall(registrar.greeting())

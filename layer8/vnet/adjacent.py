@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 import struct
 import time
 from typing import Protocol
@@ -14,6 +13,7 @@ from layer8.health_record import LinkRecord
 from layer8.health_record import State as HealthState
 from layer8.protocol.link_messages import Disinterest, Forgot, Interest, Interests, Linked, LinkHello, body
 from layer8.protocol.statement import Principal
+from layer8.security.tls_batches import TlsBatches
 from layer8.vnet.link_thread import LinkThread, Queues
 
 
@@ -45,7 +45,7 @@ class Plane(Protocol):
 class Connection:
     """One connection of a session. `ended`: its thread has let go of it."""
 
-    def __init__(self, tls: ssl.SSLSocket, address: str, dialled: bool, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, tls: TlsBatches, address: str, dialled: bool, loop: asyncio.AbstractEventLoop) -> None:
         self.tls = tls
         self.address = address
         self.dialled = dialled
@@ -99,7 +99,7 @@ class Adjacent:
         connection = self.connection
         if connection is None or connection.queues is None:
             return 0.0, 0
-        return round_trip(connection.tls), connection.queues.counters().out_fill
+        return round_trip(connection.tls.plain), connection.queues.counters().out_fill
 
     @property
     def name(self) -> str:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 
 from layer8.protocol.codec import ProtocolViolation
 from layer8.security.provider import TlsRole
-from layer8.security.tls_socket import wrap
+from layer8.security.tls_batches import TlsBatches
 from layer8.vnet import greeting
 from layer8.vnet.tls_port import ALPN_LINK, handshake
 from layer8.vnet.workers import Workers
@@ -18,14 +17,14 @@ CONNECT_SECONDS = 3.0
 
 async def dialled(
     vnet: greeting.Host, handshakes: Workers, loop: asyncio.AbstractEventLoop, host: str, port: int
-) -> ssl.SSLSocket:
+) -> TlsBatches:
     """The other end has shown a certificate, and said nothing yet. Raises ProtocolViolation, OSError, TimeoutError."""
     plain: socket.socket = await connect(host, port, loop)
     try:
         config = vnet.config
         context = await vnet.providers.call(vnet.provider.tls, TlsRole.DIAL, timeout=config.provider_timeout)
         context.set_alpn_protocols([ALPN_LINK])
-        plain = tls = wrap(context, plain)
+        tls = TlsBatches(context, plain)
         late = asyncio.Event()
         timer = loop.call_later(config.attach_timeout, late.set)
         try:

@@ -50,6 +50,7 @@ from layer8.protocol.mirror import (
     encode,
 )
 from layer8.protocol.statement import Channel
+from layer8.security.tls_batches import TlsBatches
 from layer8.vnet.accounts import Accounts
 from layer8.vnet.complaints import Complaints
 from layer8.vnet.config import VnetConfig
@@ -344,7 +345,7 @@ class FarVnics:
             self._leave(session)
             raise
 
-    def _carry(self, session: FarSession, tls: ssl.SSLSocket, came: bytes, say: AnyMessage) -> None:
+    def _carry(self, session: FarSession, tls: TlsBatches, came: bytes, say: AnyMessage) -> None:
         config = self.host.config
         pump = Pump(
             tls,
@@ -450,6 +451,6 @@ def account_of(certificate: bytes | None) -> str:
         return f"certificate {hashlib.sha256(certificate).hexdigest()[:16]}"
 
 
-def _say_end(tls: ssl.SSLSocket, ended: CarrierEnded) -> None:
+def _say_end(tls: TlsBatches, ended: CarrierEnded) -> None:
     with contextlib.suppress(OSError, ssl.SSLError):
         tls.send(encode(End(code=ended.code, text=ended.text[:500])))

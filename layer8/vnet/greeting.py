@@ -32,6 +32,7 @@ from layer8.protocol.link_messages import (
 from layer8.protocol.sessions import Duplicate, Sessions
 from layer8.protocol.statement import Channel, Principal
 from layer8.security.provider import Action, Resource, ResourceKind, SecurityProvider
+from layer8.security.tls_batches import TlsBatches
 from layer8.vnet.config import VnetConfig
 from layer8.vnet.workers import Busy, Workers
 
@@ -61,7 +62,7 @@ async def greet(
     host: Host,
     own: Self,
     sessions: Sessions,
-    tls: ssl.SSLSocket,
+    tls: TlsBatches,
     loop: asyncio.AbstractEventLoop,
     *,
     dials: bool,
@@ -145,7 +146,7 @@ async def greet(
 class _Speaker:
     """Frames on a non-blocking TLS socket, one at a time."""
 
-    def __init__(self, tls: ssl.SSLSocket, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, tls: TlsBatches, loop: asyncio.AbstractEventLoop) -> None:
         self._tls = tls
         self._loop = loop
 

@@ -31,13 +31,14 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from layer8.protocol.link_messages import ALIVE, FRAME_BYTES, frame
+from layer8.security.tls_batches import TlsBatches
 
 WRITE_BYTES = 256 << 10
 READ_BYTES = 512 << 10
 TURN_BYTES = 128 << 10
 """Read before it is fed, written before something is read: less than a sender has under way, so that both ends work."""
 
-SMALL_BYTES = 1 << 10  # of one reading or writing: behind so little there is rarely more
+SMALL_BYTES = 1 << 10  # of one writing: behind so little there is rarely an answer
 BACKLOG_BYTES = 64 << 20
 FLUSH_SECONDS = 1.0
 
@@ -79,7 +80,7 @@ class LinkThread:
     def __init__(
         self,
         queues: Queues,
-        tls: ssl.SSLSocket,
+        tls: TlsBatches,
         loop: asyncio.AbstractEventLoop,
         *,
         name: str,
@@ -164,7 +165,7 @@ class LinkThread:
             os.close(self._wake)
             self._wake = -1
         with contextlib.suppress(OSError):
-            self._tls.shutdown(socket.SHUT_WR)
+            self._tls.plain.shutdown(socket.SHUT_WR)
             if self._linger:
                 self._read_out()
         self._tls.close()
@@ -187,7 +188,8 @@ class LinkThread:
             moved = self._read()
             if moved is None:
                 return "closed by the other side"
-            moved |= self._write()
+            # Of what was read nothing is left to do, unless more has come or a part of it found no room.
+            moved = self._write() or (moved and (self._more or self._in_fill > 0))
             now = time.monotonic()
             if self.is_closing and (not (self._pending or self._controls) or now >= deadline):
                 return self._reason
@@ -203,8 +205,10 @@ class LinkThread:
                     self._more = self._more or bool(events & ~select.POLLOUT)
                     self._wants_write = self._wants_write and not events & select.POLLOUT
                 else:
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(descriptor, 8)
+                    # That of the queues is taken by a `collect` that finds nothing, if one follows.
+                    if descriptor != queues_fd or self._pending or self.is_closing:
+                        with contextlib.suppress(BlockingIOError):
+                            os.read(descriptor, 8)
                     self._stuck = self._stuck and descriptor != queues_fd
 
     def _read_out(self) -> None:
@@ -213,7 +217,7 @@ class LinkThread:
         poll = select.poll()
         poll.register(self._tls.fileno(), select.POLLIN)
         while (left := deadline - time.monotonic()) > 0 and poll.poll(left * 1000):
-            if not socket.socket.recv(self._tls, READ_BYTES):
+            if not self._tls.plain.recv(READ_BYTES):
                 return
 
     def _read(self) -> bool | None:
@@ -225,7 +229,7 @@ class LinkThread:
         until = min(start + TURN_BYTES, READ_BYTES)
         while self._more and self._in_fill < until:
             try:
-                count = self._tls.recv_into(view[self._in_fill :])
+                count = self._tls.recv_into(view[self._in_fill : READ_BYTES])
             except ssl.SSLWantReadError:
                 self._more = False
                 break
@@ -240,8 +244,7 @@ class LinkThread:
                 break
             self._in_fill += count
             self.bytes_in += count
-            if count < SMALL_BYTES and not self._tls.pending():
-                self._more = False  # most likely; the poll tells for less than another try
+            self._more = self._tls.pending() > 0  # else the poll tells
         came = self._in_fill > start
         if came:
             self._came = True

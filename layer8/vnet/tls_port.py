@@ -31,7 +31,7 @@ from typing import Protocol
 from layer8.rendezvous import split_address
 from layer8.security.binding import tls_binding as tls_binding
 from layer8.security.provider import SecurityProvider, TlsRole
-from layer8.security.tls_socket import wrap
+from layer8.security.tls_batches import TlsBatches
 from layer8.vnet.complaints import Complaints
 from layer8.vnet.config import VnetConfig
 from layer8.vnet.workers import Busy, Workers
@@ -68,7 +68,7 @@ class TlsConnection:
     """
 
     def __init__(self, port: TlsPort, plain: socket.socket, address: tuple[str, int], deadline: float) -> None:
-        self.socket: ssl.SSLSocket
+        self.socket: TlsBatches
         self.plain = plain
         self.alpn = ""
         self.certificate: bytes | None = None
@@ -280,11 +280,10 @@ class TlsPort:
 
     async def _greet(self, stranger: _Stranger) -> None:
         connection = stranger.connection
-        tls: ssl.SSLSocket | None = None
+        tls: TlsBatches | None = None
         try:
             context = await self._context()
-            tls = wrap(context, connection.plain, server_side=True)
-            connection.plain = tls
+            tls = TlsBatches(context, connection.plain, server_side=True)
             await handshake(tls, self._workers, self._loop, stranger.wake)
             if not stranger.evicted:
                 self._hand_over(stranger, tls)
@@ -308,7 +307,7 @@ class TlsPort:
             context.verify_mode = ssl.CERT_OPTIONAL  # one that is shown must be good all the same
         return context
 
-    def _hand_over(self, stranger: _Stranger, tls: ssl.SSLSocket) -> None:
+    def _hand_over(self, stranger: _Stranger, tls: TlsBatches) -> None:
         connection = stranger.connection
         connection.socket = tls
         connection.alpn = tls.selected_alpn_protocol() or ""
@@ -337,7 +336,7 @@ class TlsPort:
             self._complaints.warn("tls", "Vnet %s closes a connection from %s: %s", name, address, why)
 
 
-async def handshake(tls: ssl.SSLSocket, workers: Workers, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+async def handshake(tls: TlsBatches, workers: Workers, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     """The whole handshake of a non-blocking socket, either side; returns early, with it undone, when `stop` is set.
 
     Each step is made by a worker and waited for, whatever happens: a socket must not be closed under its hands. Raises

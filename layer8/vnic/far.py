@@ -43,7 +43,7 @@ from layer8.protocol.mirror import (
 from layer8.protocol.statement import Channel
 from layer8.rendezvous import FarPlace
 from layer8.security.provider import SecurityProvider, TlsRole
-from layer8.security.tls_socket import wrap
+from layer8.security.tls_batches import TlsBatches
 
 ALIVE_SECONDS = 2.0
 PATIENCE_SECONDS = 5.0
@@ -79,7 +79,7 @@ class FarCarrier:
         self._session = b""
         self._secret = b""
         self._alive, self._patience = ALIVE_SECONDS, PATIENCE_SECONDS
-        self._tls: ssl.SSLSocket | None = None
+        self._tls: TlsBatches | None = None
         self._process = os.getpid()
         self._stands = threading.Event()
         self._error: OSError | None = None
@@ -146,7 +146,7 @@ class FarCarrier:
         if self._chime_watch is not None:
             self._chime_watch.close()
 
-    def _carry(self, tls: ssl.SSLSocket) -> None:
+    def _carry(self, tls: TlsBatches) -> None:
         came = b""
         say: list[AnyMessage] = [Begin()]
         while True:
@@ -175,7 +175,7 @@ class FarCarrier:
 
     # ── dialling ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _dial(self, deadline: float) -> ssl.SSLSocket:
+    def _dial(self, deadline: float) -> TlsBatches:
         """Raises OSError."""
         try:
             context = self._provider.tls(TlsRole.DIAL)
@@ -193,8 +193,7 @@ class FarCarrier:
                 plain.settimeout(max(0.05, left / (len(addresses) - number)))
                 plain.connect(address)
                 plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                tls = wrap(context, plain)
-                plain = tls
+                tls = TlsBatches(context, plain)
                 tls.do_handshake()
                 if tls.selected_alpn_protocol() != ALPN_VNIC:
                     raise OSError("no Vnet that takes far Vnics answers there")
@@ -210,7 +209,7 @@ class FarCarrier:
                 raise
         raise why
 
-    def _dial_again(self, deadline: float) -> tuple[ssl.SSLSocket, bytes]:
+    def _dial_again(self, deadline: float) -> tuple[TlsBatches, bytes]:
         """A connection that goes on, and what came on it already. Raises ConnectionCut, CarrierEnded."""
         pause = _FIRST_PAUSE
         why = "nobody answered in time"
@@ -232,7 +231,7 @@ class FarCarrier:
             pause = min(2 * pause, _LONGEST_PAUSE)
         raise ConnectionCut(why)
 
-    def _continue(self, tls: ssl.SSLSocket, deadline: float) -> bytes:
+    def _continue(self, tls: TlsBatches, deadline: float) -> bytes:
         """Both sides say where they stand. What came behind that."""
         stream, mirror = self._traffic.stream, self._traffic.mirror
         tls.settimeout(max(0.05, deadline - time.monotonic()))

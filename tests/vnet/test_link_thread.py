@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from layer8.dataplane import Link
 from layer8.protocol.link_messages import ALIVE, frame
+from layer8.security.tls_batches import TlsBatches
 from layer8.vnet.link_thread import LinkThread
 
 FOR_EVER = 1e6
@@ -21,7 +22,7 @@ class Plain:
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        self._sock = sock
+        self._sock = self.plain = sock
 
     def recv_into(self, buffer: memoryview) -> int:
         try:
@@ -55,7 +56,7 @@ async def two_ends(keep_alive: float, said: Sequence[bytes]) -> tuple[LinkThread
             threads.append(
                 LinkThread(
                     queues,
-                    cast(ssl.SSLSocket, Plain(sock)),
+                    cast(TlsBatches, Plain(sock)),
                     loop,
                     name=str(number),
                     keep_alive=(keep_alive, FOR_EVER)[number],
