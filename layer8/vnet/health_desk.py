@@ -188,16 +188,19 @@ class HealthDesk:
             self._measuring = self._loop.create_task(self._measure_all())
 
     async def _measure_all(self) -> None:
-        """As `refresh`, but only those records are made that would say something else."""
         sessions = list(self._vnet.attached())
         await self.statistics.refresh({session.pid for session in sessions} | {os.getpid()})
+        await self._renew(sessions)
+        self.put_own_record()
+
+    async def _renew(self, sessions: Sequence[Session]) -> None:
+        """Makes those records that would say something else."""
         for number, session in enumerate(sessions):
             port = session.port
             if port is not None and port.is_up and self._has_news(port, session.pid):
                 self.changed(session)
             if number % _AT_ONCE == _AT_ONCE - 1:
                 await asyncio.sleep(0)
-        self.put_own_record()
 
     def _has_news(self, port: BoardPort, pid: int) -> bool:
         return self.watches_time or self.statistics.has_news(port, pid)
@@ -216,10 +219,7 @@ class HealthDesk:
         pids = {session.pid for session in sessions}
         everything = alias is None and uuid is None
         await self.statistics.refresh(pids | {os.getpid()} if everything else pids)
-        for number, session in enumerate(sessions):
-            self.changed(session)
-            if number % _AT_ONCE == _AT_ONCE - 1:
-                await asyncio.sleep(0)
+        await self._renew(sessions)
         if everything:
             self.put_own_record()
 
