@@ -368,6 +368,45 @@ static void test_a_ttl_runs_at_the_far_end_too(void) {
     pair_stop(c.pair);
 }
 
+/* Replies on their way to a caller elsewhere may have arrived: however long nothing comes back, they are not given up. */
+static void test_replies_outlast_a_link_that_stands_still(void) {
+    enum { REQUESTS = 40 };
+    struct couple c = couple_start();
+    struct got requests[REQUESTS];
+    uint32_t answered = 0, refused = 0, got = 0;
+    for (uint64_t n = 0; n < REQUESTS; n++) {
+        CHECK(layer8_request(c.a.port, c.to_b, big, 10, n + 1, 0) > 0);
+        requests[n] = pair_receive(c.pair, &c.b);
+    }
+    c.pair->hung = true;
+    while (refused < 50) { /* until its rings are full, and stay so */
+        CHECK(answered < REQUESTS);
+        if (layer8_reply(c.b.port, requests[answered].record.missed, requests[answered].record.topic,
+                         requests[answered].record.correlation, big, 60000) > 0) {
+            answered++;
+            refused = 0;
+        } else {
+            refused++;
+            (void)poll(NULL, 0, 1);
+        }
+    }
+    (void)poll(NULL, 0, 1300);
+    c.pair->hung = false;
+    while (got < REQUESTS) {
+        if (answered < REQUESTS && layer8_reply(c.b.port, requests[answered].record.missed, requests[answered].record.topic,
+                                                requests[answered].record.correlation, big, 60000) > 0) {
+            answered++;
+        }
+        if (got < answered) {
+            struct got reply = pair_receive(c.pair, &c.a);
+            CHECK(reply.entry.kind == LAYER8_REPLY && reply.record.correlation == ++got);
+        }
+    }
+    pair_idle(c.pair);
+    CHECK(side_outstanding(&c.pair->a) == 0 && side_outstanding(&c.pair->b) == 0);
+    pair_stop(c.pair);
+}
+
 int main(void) {
     for (size_t n = 0; n < sizeof big; n++) {
         big[n] = (uint8_t)(n * 7 + n / 251);
@@ -384,5 +423,6 @@ int main(void) {
     test_a_stuck_far_receiver_stops_nobody_else();
     test_what_the_far_control_plane_refuses_comes_back();
     test_a_ttl_runs_at_the_far_end_too();
+    test_replies_outlast_a_link_that_stands_still();
     return 0;
 }

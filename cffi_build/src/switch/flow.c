@@ -350,11 +350,13 @@ enum served layer8_flow_serve(layer8_switch *sw, struct flow *flow, uint32_t rec
 /* A subscriber that makes no progress in a publication it was admitted to is put out of it. */
 void layer8_flow_tick(layer8_switch *sw, struct flow *flow) {
     struct owed *owed = flow->first;
-    if (flow->target != NULL && flow->target->adjacent != NULL && flow->target->adjacent->link == NULL) {
+    bool far = flow->target != NULL && flow->target->adjacent != NULL;
+    if (far && flow->target->adjacent->link == NULL) {
         flow->moved_ns = sw->now_ns; /* nobody can make progress */
         return;
     }
-    if (owed != NULL && is_reply(owed->held) && flow->source->stalled && sw->now_ns >= flow->moved_ns + STUCK_NS) {
+    /* Of a caller elsewhere its own Vnet says so: what is on its way there may have arrived. */
+    if (owed != NULL && is_reply(owed->held) && flow->source->stalled && !far && sw->now_ns >= flow->moved_ns + STUCK_NS) {
         layer8_flow_refuse(sw, flow, LAYER8_REASON_TOO_MANY); /* who does not read what it asked for stops no service */
         return;
     }
