@@ -41,6 +41,7 @@ TURN_BYTES = 128 << 10
 SMALL_BYTES = 1 << 10  # of one writing: behind so little there is rarely an answer
 BACKLOG_BYTES = 64 << 20
 FLUSH_SECONDS = 1.0
+SPIN_SECONDS = 60e-6
 
 _ONE = (1).to_bytes(8, "little")
 
@@ -115,6 +116,7 @@ class LinkThread:
         self._came = False  # since there was last nothing to write
         self._stuck = False  # what was read last is not taken yet: nothing more is read
         self._more = False  # the socket may have more
+        self._moved = 0.0  # when records last came or went
 
     def start(self) -> None:
         self._thread.start()
@@ -200,7 +202,7 @@ class LinkThread:
                 poll.modify(socket_fd, wanted)
                 watched = wanted
             until = min(deadline, self._said + self._keep_alive)
-            for descriptor, events in poll.poll(max(0.0, until - now) * 1000 + 1):
+            for descriptor, events in self._soon(poll) or poll.poll(max(0.0, until - now) * 1000 + 1):
                 if descriptor == socket_fd:
                     self._more = self._more or bool(events & ~select.POLLOUT)
                     self._wants_write = self._wants_write and not events & select.POLLOUT
@@ -210,6 +212,15 @@ class LinkThread:
                         with contextlib.suppress(BlockingIOError):
                             os.read(descriptor, 8)
                     self._stuck = self._stuck and descriptor != queues_fd
+
+    def _soon(self, poll: select.poll) -> list[tuple[int, int]]:
+        """What happens a moment after records have come or gone: an answer is often near, and a wake-up costs more.
+        Whoever is to give it may need the processor."""
+        while time.monotonic() < self._moved + SPIN_SECONDS:
+            os.sched_yield()
+            if happened := poll.poll(0):
+                return happened
+        return []
 
     def _read_out(self) -> None:
         """Until the other side has closed too; what it still says goes nowhere."""
@@ -257,6 +268,8 @@ class LinkThread:
         said = [control for control in controls if control]
         if said:
             self._loop.call_soon_threadsafe(self._on_control, said)
+        if done and not controls:
+            self._moved = time.monotonic()
         left = self._in_fill - done
         if done and left:
             view[:left] = bytes(view[done : self._in_fill])
@@ -308,6 +321,7 @@ class LinkThread:
         if controls:
             self._pending.append(controls)
         if size:
+            self._moved = time.monotonic()
             self._pending.append(memoryview(self._out)[:size])
         if not self._pending:
             patience = self._keep_alive / 2 if self._came else self._keep_alive

@@ -256,6 +256,7 @@ struct layer8_switch {
     struct list late;      /* and with outcomes that wait for company */
     struct pool arrival_pool, sent_pool, parcel_pool;
     struct arriving *arriving; /* while a record of a proxy is forwarded */
+    uint64_t linked_ns;    /* when something last came or went over a link */
     uint64_t now_ns, tick_ns, spent; /* spent: bytes copied, for the quota of the port visited */
     uint64_t timed;        /* held records, flows or ports with a deadline: the clock is read while it is not 0 */
     bool stop, quiescing, frozen;

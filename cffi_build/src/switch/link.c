@@ -163,10 +163,14 @@ void layer8_adjacents_step(layer8_switch *sw) {
     while (!list_empty(&round)) {
         struct adjacent *adjacent = OWNER(struct adjacent, busy, round.next);
         list_remove(&adjacent->busy);
+        const uint64_t in = layer8_load_relaxed(&adjacent->link->in_head), out = adjacent->link->out_written;
         bool more = take_frames(sw, adjacent);
         layer8_flush(sw); /* receivers read while the answers are on their way */
         list_remove(&adjacent->busy); /* what was found to be sent meanwhile is sent now */
         more = send_all(sw, adjacent) || more;
+        if (layer8_load_relaxed(&adjacent->link->in_head) != in || adjacent->link->out_written != out) {
+            sw->linked_ns = layer8_now_ns();
+        }
         if (more) {
             layer8_adjacent_busy(sw, adjacent);
         }

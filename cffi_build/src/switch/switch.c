@@ -5,6 +5,7 @@
  * epoll, over one eventfd a port and one for commands. */
 #include "remote.h"
 
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/uio.h>
@@ -13,6 +14,7 @@
 #define LINKS_ID (UINT64_C(1) << 32) /* and the number of the link */
 #define TICK_NS UINT64_C(50000000)
 #define ROUNDS_PER_POLL 4u
+#define LINK_SPIN_NS UINT64_C(60000) /* after something came or went over a link: the answer is often near */
 
 uint64_t layer8_now_ns(void) {
     struct timespec now;
@@ -425,12 +427,17 @@ static int patience_ms(const layer8_switch *sw, bool timed) {
 
 static bool idle(const layer8_switch *sw) { return list_empty(&sw->active) && (list_empty(&sw->busy) || sw->frozen); }
 
-/* Before it sleeps: looks at the armed ports for a while, so that a quick answer needs no wake-up. */
+/* Before it sleeps: looks for a while, so that a quick answer needs no wake-up. Whoever is to give it may need the processor. */
 static bool spin(layer8_switch *sw) {
-    uint64_t until = layer8_now_ns() + (uint64_t)sw->config.spin_us * 1000u;
-    do {
+    uint64_t now = layer8_now_ns();
+    uint64_t until = now + (uint64_t)sw->config.spin_us * 1000u;
+    if (until < sw->linked_ns + LINK_SPIN_NS) {
+        until = sw->linked_ns + LINK_SPIN_NS;
+    }
+    for (; idle(sw) && !sw->stop && now < until; now = layer8_now_ns()) {
+        (void)sched_yield();
         poll_doorbells(sw, 0);
-    } while (idle(sw) && !sw->stop && layer8_now_ns() < until);
+    }
     return !idle(sw);
 }
 
@@ -450,7 +457,7 @@ int layer8_switch_run(layer8_switch *sw) {
         if (idle(sw)) {
             if (opening) {
                 poll_doorbells(sw, 0);
-            } else if (sw->config.spin_us == 0 || !spin(sw)) {
+            } else if ((sw->config.spin_us == 0 && sw->linked_ns == 0) || !spin(sw)) {
                 COUNT(sw->sleeps, 1);
                 poll_doorbells(sw, patience_ms(sw, timed));
             }
