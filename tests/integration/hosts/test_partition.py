@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from layer8.health_record import State
 
 Until = Callable[[Callable[[], object], str], None]
 QUICK = {"keep_alive": 0.2, "give_up": 1.0}
+SECONDS = float(os.environ.get("LAYER8_PARTITION_SECONDS", "0"))  # scripts/partition-soak: with the times of real use
 
 
 def living(vnic: Vnic) -> dict[UUID, tuple[str, str | None]]:
@@ -23,16 +26,20 @@ def living(vnic: Vnic) -> dict[UUID, tuple[str, str | None]]:
 def test_a_partition_heals_to_one_directory(hosts: Any, until: Until) -> None:
     if not hosts.network.cuts:
         pytest.skip("needs network namespaces")
-    hosts.mesh("a", "b", "c", **QUICK)
+    hosts.mesh("a", "b", "c", **({} if SECONDS else QUICK))
     looking = {host: hosts.vnic(host) for host in "abc"}
     until(lambda: len(living(looking["a"])) == 3, "all see all")
+    healing = time.monotonic() + SECONDS
     hosts.network.cut("c")
     until(lambda: len(living(looking["a"])) == 2, "c is lost to a")
     until(lambda: len(living(looking["c"])) == 1, "the others are lost to c")
     meanwhile = [hosts.vnic("a", "new-at-a"), hosts.vnic("c", "new-at-c")]  # both sides change meanwhile
+    time.sleep(max(0.0, healing - time.monotonic()))
     hosts.network.heal("c")
+    healed = time.monotonic()
     for vnic in looking.values():
         until(lambda vnic=vnic: len(living(vnic)) == 5, "all see all again")  # type: ignore[misc]
+    print(f"one directory again {time.monotonic() - healed:.1f} s after the network was whole")
     assert living(looking["a"]) == living(looking["b"]) == living(looking["c"])
     meanwhile[0].send("new-at-c", b"across")
     assert meanwhile[1].receive(timeout=60).payload == b"across"
