@@ -242,10 +242,10 @@ static bool receive_some(uint32_t vnic) {
 
 /* Now and then a Vnic does not read, and the sender does not keep to Xoff: what waits fills the hold ring. */
 static void work(uint32_t steps) {
-    uint32_t asleep = 0;
+    static uint32_t asleep; /* over the death of a Vnet too: the next one finds records held */
     for (uint32_t n = 0; n < steps; n++) {
         uint32_t what = random_number() % 64;
-        if (n % 8192 == 0) {
+        if (n % 8192 == 8191) {
             asleep = random_number() % 6;
         }
         if (asleep != 0 && n % 64 == 0) {
@@ -341,9 +341,12 @@ int main(int argc, char **argv) {
     finish();
 #ifdef LAYER8_KILL_POINTS
     uint32_t died = 0;
-    for (int point = 1; point <= 16; point++) { /* there is no 12 */
+    for (int point = 1; point <= 16; point++) {
+        if (point == 11 || point == 12) { /* nothing is refused here: left to real processes; and there is no 12 */
+            continue;
+        }
         uint32_t wanted = argc > 1 ? rounds : ROUNDS / 4 + 1, there = 0, tries = 0;
-        for (; point != 12 && (argc > 1 ? there < wanted && tries < 20 * wanted : tries < wanted); tries++) {
+        for (; argc > 1 ? there < wanted && tries < 20 * wanted : tries < wanted; tries++) {
             char kill_at[32];
             uint32_t latest = argc > 1 && there < tries / 2 ? 1 : tries % 2 == 0 ? 4 : 200;
             (void)snprintf(kill_at, sizeof kill_at, "%d:%u", point, 1 + random_number() % latest);
