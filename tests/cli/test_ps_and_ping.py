@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import signal
+import subprocess
+import sys
+import time
 import uuid
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+
+import pytest
 
 from layer8 import Vnic
+from layer8.testing import running_vnet
 
-if TYPE_CHECKING:
-    from tests.cli.conftest import Command
+from .conftest import PATIENCE, Command
 
 MakeVnic = Callable[..., Vnic]
 
@@ -41,6 +47,32 @@ def test_ps_forgets_who_has_closed(layer8: Command, make_vnic: MakeVnic, name: s
     assert all(
         json.loads(line)["state"] != "UP" for line in layer8("ps", "--json").stdout.splitlines() if name in str(line)
     )
+
+
+def test_ps_and_the_log_show_who_is_not_back_yet(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "layer8.vnic")
+    with running_vnet() as vnet, Vnic("late", vnet=str(vnet.socket), attach_timeout=PATIENCE) as vnic:
+        sleeper = subprocess.Popen(
+            [sys.executable, "-c", "import layer8; vnic = layer8.Vnic('asleep'); print(flush=True); vnic.receive()"],
+            stdout=subprocess.PIPE,
+            env=vnet.environ,
+        )
+        try:
+            assert sleeper.stdout is not None and sleeper.stdout.readline()
+            sleeper.send_signal(signal.SIGSTOP)
+            vnet.kill()
+            while vnic.state != "away":
+                time.sleep(0.002)
+            vnet.restart()
+            lines = Command(vnet.environ)("ps", "--json").stdout.splitlines()
+            (record,) = (record for record in map(json.loads, lines) if record["alias"] == "asleep")
+            assert (record["state"], record["reason"]) == ("UNREACHABLE", "not back yet")
+        finally:
+            sleeper.kill()
+            sleeper.communicate()
+        while vnic.state != "attached":
+            time.sleep(0.002)
+    assert "has lost its Vnet" in caplog.text
 
 
 def test_ps_without_a_vnet_is_status_3(layer8: Command) -> None:
