@@ -401,7 +401,8 @@ static void take_doorbell(layer8_switch *sw, uint64_t id) {
     }
 }
 
-static void poll_doorbells(layer8_switch *sw, int timeout_ms) {
+/* True: something came. */
+static bool poll_doorbells(layer8_switch *sw, int timeout_ms) {
     struct epoll_event events[64];
     int count = epoll_wait(sw->epoll, events, 64, timeout_ms);
     for (int n = 0; n < count; n++) {
@@ -416,6 +417,7 @@ static void poll_doorbells(layer8_switch *sw, int timeout_ms) {
             take_doorbell(sw, events[n].data.u64);
         }
     }
+    return count > 0;
 }
 
 static int patience_ms(const layer8_switch *sw, bool timed) {
@@ -436,7 +438,9 @@ static bool spin(layer8_switch *sw) {
     }
     for (; idle(sw) && !sw->stop && now < until; now = layer8_now_ns()) {
         (void)sched_yield();
-        poll_doorbells(sw, 0);
+        if (poll_doorbells(sw, 0)) { /* a command may have changed what there is to wait for, or whether to go on */
+            return true;
+        }
     }
     return !idle(sw);
 }
@@ -456,13 +460,13 @@ int layer8_switch_run(layer8_switch *sw) {
         }
         if (idle(sw)) {
             if (opening) {
-                poll_doorbells(sw, 0);
+                (void)poll_doorbells(sw, 0);
             } else if ((sw->config.spin_us == 0 && sw->linked_ns == 0) || !spin(sw)) {
                 COUNT(sw->sleeps, 1);
-                poll_doorbells(sw, patience_ms(sw, timed));
+                (void)poll_doorbells(sw, patience_ms(sw, timed));
             }
         } else if (++round % ROUNDS_PER_POLL == 0) {
-            poll_doorbells(sw, 0);
+            (void)poll_doorbells(sw, 0);
         }
         for (uint32_t n = sw->active_count; n != 0 && !list_empty(&sw->active); n--) {
             visit(sw, OWNER(port_t, active, sw->active.next));
