@@ -276,6 +276,52 @@ static void what_waits_for_an_alias_is_not_bound_to_a_member_without_room(void) 
     end(&scene);
 }
 
+/* Each next Vnet chooses the only member for the first that waits for the alias. Small ones that come later fit where those
+ * do not, but they must not overtake: what is chosen and comes again would be taken for a double and dropped. */
+static void what_an_earlier_vnet_has_chosen_a_member_for_is_not_overtaken(void) {
+    static const uint8_t noise[60000];
+    const uint32_t lives = 12;
+    uint32_t sent = 0, held = 0;
+    struct scene scene;
+    begin_with(&scene, LAYER8_RING_MIN * 8); /* so that it may hold more than a receive ring takes */
+    struct vnic *sender = &scene.vnics[0], *stuck = &scene.vnics[1], *other = &scene.vnics[2];
+    CHECK(vnic_command(stuck, LAYER8_COMMAND_JOIN_ALIAS, 1, 0, 0) == LAYER8_OK);
+    uint32_t handle = vnic_grant(sender, 3, LAYER8_TARGET_ALIAS, 1);
+    uint32_t beside = vnic_grant(sender, 4, LAYER8_TARGET_PORT, other->id);
+    while (held < lives) {
+        vnic_ignore_xoff(sender, 3);
+        CHECK(layer8_send(sender->port, handle, noise, sizeof noise) > 0);
+        sent++;
+        wait_moved(sender);
+        held += layer8_load_seq(&sender->port->control->hold_tail) != 0;
+    }
+    for (uint32_t life = 0; life <= lives; life++) {
+        die(&scene);
+        adopt_all(&scene);
+        CHECK(vnic_command(stuck, LAYER8_COMMAND_JOIN_ALIAS, 1, 0, 0) == LAYER8_OK);
+        renew(&scene, 0, handle, LAYER8_TARGET_ALIAS, 1);
+        renew(&scene, 0, beside, LAYER8_TARGET_PORT, other->id);
+        for (uint32_t n = 0; n < VNICS; n++) {
+            resume(&scene, n);
+        }
+        start(&scene);
+        CHECK(vnic_send(sender, beside, "beside", 6) > 0); /* it comes after all that is repeated */
+        expect(other, "beside", 6);
+    }
+    for (uint32_t n = 0; n < 3; n++, sent++) {
+        vnic_ignore_xoff(sender, 3);
+        CHECK(vnic_send(sender, handle, "more", 4) > 0);
+    }
+    wait_moved(sender);
+    for (uint32_t n = 0; n < sent; n++) {
+        struct got got = vnic_receive(stuck);
+        CHECK(got.entry.kind == LAYER8_UNICAST && got.entry.length == (n < sent - 3 ? sizeof noise : 4));
+    }
+    CHECK(vnic_empty(stuck));
+    CHECK(vnic_empty(sender));
+    end(&scene);
+}
+
 /* Killed while it moved a record to the tail of the hold ring: of the two the one further back is kept. */
 static void of_a_record_that_stands_twice_in_the_hold_ring_the_later_is_kept(void) {
     struct scene scene;
@@ -314,6 +360,7 @@ int main(void) {
     what_has_expired_stays_expired_when_it_was_moved_in_the_hold_ring();
     a_record_whose_receiver_was_chosen_comes_back_as_unknown_when_its_handle_is_gone();
     what_waits_for_an_alias_is_not_bound_to_a_member_without_room();
+    what_an_earlier_vnet_has_chosen_a_member_for_is_not_overtaken();
     of_a_record_that_stands_twice_in_the_hold_ring_the_later_is_kept();
     printf("test_adoption_cases: ok\n");
     return 0;

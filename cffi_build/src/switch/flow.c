@@ -264,11 +264,10 @@ void layer8_flow_drop(layer8_switch *sw, struct flow *flow, const struct message
     }
 }
 
-static enum put serve_one(layer8_switch *sw, struct flow *flow, struct owed *owed) {
+static enum put serve_one(layer8_switch *sw, struct flow *flow, struct owed *owed, port_t *to) {
     struct held *held = owed->held;
     const struct layer8_record *record = &held->record;
     const uint8_t *body = layer8_held_body(flow->source, held);
-    port_t *to = flow->alias != NULL ? layer8_choose(sw, flow->alias) : flow->target;
     switch (record->kind) {
     case LAYER8_PUBLISH:
         return layer8_put_publication(sw, flow->source, owed->subscription, record, body, PUT_RECORD);
@@ -292,6 +291,18 @@ static enum put serve_one(layer8_switch *sw, struct flow *flow, struct owed *owe
     return put;
 }
 
+static struct list *flows_of(struct flow *flow) {
+    return flow->handle != NULL ? &flow->handle->flows : &flow->source->flows;
+}
+
+/* What waited for any member of the alias waits for this one, behind what is there. */
+static bool join(layer8_switch *sw, struct owed *owed, struct flow *other, const port_t *to) {
+    layer8_note(header_of(owed->flow, owed), LAYER8_CHOSEN, to->uuid);
+    owed->held->record.reason = LAYER8_CHOSEN;
+    memcpy(owed->held->record.source, to->uuid, sizeof to->uuid);
+    return layer8_flow_owe(sw, other, owed->held, owed->message, NULL);
+}
+
 /* No member of the alias is left on this host: what waits for one goes to one elsewhere. */
 static bool hand_over(layer8_switch *sw, struct owed *owed) {
     struct flow *flow = owed->flow;
@@ -299,14 +310,11 @@ static bool hand_over(layer8_switch *sw, struct owed *owed) {
     if (to == NULL || to->adjacent == NULL || flow->source->adjacent != NULL) {
         return false;
     }
-    struct flow *other = layer8_flow_find(flow->handle != NULL ? &flow->handle->flows : &flow->source->flows, to, NULL);
+    struct flow *other = layer8_flow_find(flows_of(flow), to, NULL);
     if (other == NULL) {
         other = layer8_flow_open(sw, flow->source, flow->handle, to, NULL);
     }
-    layer8_note(header_of(flow, owed), LAYER8_CHOSEN, to->uuid);
-    owed->held->record.reason = LAYER8_CHOSEN;
-    memcpy(owed->held->record.source, to->uuid, sizeof to->uuid);
-    return other != NULL && layer8_flow_owe(sw, other, owed->held, owed->message, NULL);
+    return other != NULL && join(sw, owed, other, to);
 }
 
 enum served layer8_flow_serve(layer8_switch *sw, struct flow *flow, uint32_t records) {
@@ -324,7 +332,17 @@ enum served layer8_flow_serve(layer8_switch *sw, struct flow *flow, uint32_t rec
             if (records-- == 0) {
                 return SERVED_SOME;
             }
-            switch (serve_one(sw, flow, owed)) {
+            port_t *to = flow->alias != NULL ? layer8_choose(sw, flow->alias) : flow->target;
+            struct flow *earlier =
+                flow->alias != NULL && flow->source->adjacent == NULL ? layer8_flow_find(flows_of(flow), to, NULL) : NULL;
+            if (earlier != NULL) { /* chosen by an earlier Vnet: overtaken, it would be taken for a double */
+                if (!join(sw, owed, earlier, to)) {
+                    return SERVED_NO_ROOM;
+                }
+                take_out(sw, owed);
+                continue;
+            }
+            switch (serve_one(sw, flow, owed, to)) {
             case PUT_NO_ROOM:
                 return SERVED_NO_ROOM;
             case PUT_TOO_MANY:

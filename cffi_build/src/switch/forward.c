@@ -212,11 +212,13 @@ static enum forward to_port_or_alias(layer8_switch *sw, port_t *port, struct han
         if (to->adjacent != NULL && !port_alive(to)) {
             return refuse(sw, port, record, message, LAYER8_REASON_GONE, to->uuid) ? FORWARD_DONE : FORWARD_STALLED;
         }
-        if (to->adjacent != NULL && alias != NULL) { /* it stays the one chosen, whatever happens to the alias */
+        flow = alias == NULL || list_empty(&handle->flows) ? NULL : layer8_flow_find(&handle->flows, to, NULL);
+        /* It stays the one chosen, whatever happens to the alias. So it does where something waits for it that an earlier
+         * Vnet had chosen it for: overtaken, that would be taken for a double. */
+        if (alias != NULL && (to->adjacent != NULL || flow != NULL)) {
             chosen = *record;
             chosen.reason = LAYER8_CHOSEN;
             memcpy(chosen.source, to->uuid, sizeof to->uuid);
-            flow = layer8_flow_find(&handle->flows, to, NULL);
             return hold(sw, port, &chosen, body, flow, handle, to, NULL, message);
         }
         switch (layer8_put_unicast(sw, port, to, record, body, 0, message)) {
@@ -230,6 +232,9 @@ static enum forward to_port_or_alias(layer8_switch *sw, port_t *port, struct han
             return refuse(sw, port, record, message, reason, to->uuid) ? FORWARD_DONE : FORWARD_STALLED;
         }
         case PUT_NO_ROOM:
+            if (alias != NULL) { /* chosen for nothing: another one may have room first */
+                layer8_note(sw->at, LAYER8_REASON_NONE, NULL);
+            }
             break;
         }
     }
