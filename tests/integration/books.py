@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-RELIABLE = ("reader", "tried", "pool", "reliable")
+RELIABLE = ("reader", "tried", "pool", "reliable", "sleeper", "slow")
 
 
 class Books:
@@ -21,8 +21,8 @@ class Books:
         self._start = start
         self._directory = directory
         self._receivers = [
-            start("ledger_receiver", str(directory / "r0"), "reader", "pool", "pool", "topics"),
-            start("ledger_receiver", str(directory / "r1"), "pool", "pool", "topics", "topics", "server"),
+            start("ledger_receiver", str(directory / "r0"), "reader", "pool", "pool", "topics", "slow"),
+            start("ledger_receiver", str(directory / "r1"), "pool", "pool", "topics", "topics", "server", "sleeper"),
         ]
         for receiver in self._receivers:
             receiver.wait_for("ready")

@@ -1,6 +1,6 @@
 """ledger_receiver FILE ROLE…: receives as each of the roles and keeps the book of what came.
 
-ROLE: an alias ("reader", "pool", "server"), or "topics" for a subscriber of both topics. Says "ready"; at every line on
+ROLE: an alias ("reader", "pool", "server", "sleeper", "slow"), or "topics" for a subscriber of both topics. Says "ready"; at every line on
 stdin it writes the book to FILE and says "done N".
 """
 
@@ -51,8 +51,10 @@ def start(role: str) -> None:
         try:
             for message in vnic:
                 note(message)
-                if len(came) % 97 == 0:
-                    time.sleep(0.01)  # now and then senders have to wait
+                if role == "slow":
+                    time.sleep(0.005)  # its senders always have to wait, others now and then
+                elif len(came) % 97 == 0:
+                    time.sleep(0.01)
         except Closed:
             pass
 

@@ -60,6 +60,28 @@ def send_to_the_doomed() -> None:
             accepted.append(("doomed", vnic.send("doomed", b"morituri"), 8, 0))
 
 
+def send_to_the_sleeper() -> None:
+    """Some are held for as long as it is stopped."""
+    while not ended.wait(0.002):
+        send_by_alias("sleeper", noise[:30_000], timeout=0.2)
+
+
+def send_to_the_slow() -> None:
+    """More than it takes: what is held for it comes and goes, past what is held for the sleeper."""
+    sizes = random.Random(int(sys.argv[2]) + 2000)
+    while not ended.is_set():
+        send_by_alias("slow", noise[: sizes.choice([500, 20_000, 40_000])], timeout=60)
+
+
+def send_by_alias(alias: str, payload: bytes, timeout: float) -> None:
+    try:
+        sequence = vnic.send(alias, payload, timeout=timeout)
+    except Layer8Error as error:
+        refused.append(f"{alias}: {error!r}")
+    else:
+        accepted.append((alias, sequence, len(payload), zlib.crc32(payload)))
+
+
 def send() -> None:
     reader = vnic.find("reader", timeout=60).uuid
     while not ended.is_set():
@@ -89,7 +111,8 @@ def send() -> None:
 
 
 print("ready", vnic.uuid)
-threads = [threading.Thread(target=target, daemon=True) for target in (send, ask, send_to_the_doomed)]
+targets = (send, ask, send_to_the_doomed, send_to_the_sleeper, send_to_the_slow)
+threads = [threading.Thread(target=target, daemon=True) for target in targets]
 for thread in threads:
     thread.start()
 sys.stdin.readline()
