@@ -20,13 +20,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from layer8.bench import nats_pair
+from layer8.bench.pace import PATIENCE, paced
 from layer8.errors import Layer8Error
 from layer8.testing import make_overlay, running_vnet
 from layer8.vnet.status import StatusReader
 
-PATIENCE = 60.0
 SMALL, BULK = 64, 64 << 10
-_WARM_UP = 0.2  # of the time, before anything is counted
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +64,14 @@ def measure(hosts: int, seconds: float, tell: Callable[[str], None]) -> list[Fig
             tell("raw TLS")
             tls = _Tls(overlay.vnet("one"), overlay.vnet("two"))
             found.append(_measure("raw TLS (Python's ssl)", tls, seconds))
+            if nats_pair.is_installed():
+                tell("NATS, 2 servers")
+                nats = stack.enter_context(nats_pair.servers())
+                found.append(_measure("NATS, 2 servers, no TLS", nats, seconds))
     return found
 
 
-def _measure(carrier: str, ends: _Layer8 | _Tls, seconds: float) -> Figures:
+def _measure(carrier: str, ends: _Layer8 | _Tls | nats_pair.Nats, seconds: float) -> Figures:
     return Figures(
         carrier=carrier,
         round_trip=_run(ends, "echo", SMALL, seconds),
@@ -76,7 +80,7 @@ def _measure(carrier: str, ends: _Layer8 | _Tls, seconds: float) -> Figures:
     )
 
 
-def _run(ends: _Layer8 | _Tls, what: str, size: int, seconds: float) -> float:
+def _run(ends: _Layer8 | _Tls | nats_pair.Nats, what: str, size: int, seconds: float) -> float:
     """Two processes: one that answers or counts, one that drives; the figure."""
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
@@ -105,15 +109,6 @@ def _hear(connection: Connection) -> Any:
         return connection.recv()
     except EOFError:
         raise Layer8Error("a process of the benchmark has failed") from None
-
-
-def _paced(seconds: float) -> Iterator[bool]:
-    """True from the end of the warm-up on, until the time is over; on a slow machine once after that."""
-    begun = time.perf_counter()
-    counts = False
-    while (spent := time.perf_counter() - begun) < seconds or not counts:
-        counts = spent >= seconds * _WARM_UP
-        yield counts
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -150,7 +145,7 @@ class _Layer8:
             vnic.find(to, timeout=PATIENCE)
             if what == "echo":
                 trips = []
-                for counts in _paced(seconds):
+                for counts in paced(seconds):
                     start = time.perf_counter()
                     vnic.send(to, payload)
                     vnic.receive(timeout=PATIENCE)
@@ -158,7 +153,7 @@ class _Layer8:
                         trips.append(time.perf_counter() - start)
                 talk.send(statistics.median(trips))
             else:
-                for _ in _paced(seconds):
+                for _ in paced(seconds):
                     for _ in range(64):
                         vnic.send(to, payload)
                 vnic.send(to, b"", timeout=PATIENCE)
@@ -213,7 +208,7 @@ class _Tls:
         with _speaking(plain, self.near_identity, serves=False) as tls:
             if what == "echo":
                 trips = []
-                for counts in _paced(seconds):
+                for counts in paced(seconds):
                     start = time.perf_counter()
                     tls.sendall(payload)
                     _exactly(tls, size)
@@ -221,7 +216,7 @@ class _Tls:
                         trips.append(time.perf_counter() - start)
                 talk.send(statistics.median(trips))
             else:
-                for _ in _paced(seconds):
+                for _ in paced(seconds):
                     for _ in range(64):
                         tls.sendall(payload)
                 tls.shutdown(socket.SHUT_WR)

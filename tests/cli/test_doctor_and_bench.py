@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from layer8.bench import nats_pair
+
 from .conftest import Command
 
 
@@ -66,6 +68,9 @@ def test_bench_measures_between_two_vnets_beside_raw_tls(layer8: Command) -> Non
     done = layer8("bench", "--hosts", "2", "--seconds", "0.1", "--json")
     assert done.returncode == 0, done.stderr
     figures = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [figure["carrier"] for figure in figures] == ["layer8, 2 hosts", "layer8, 1 host", "raw TLS (Python's ssl)"]
+    carriers = ["layer8, 2 hosts", "layer8, 1 host", "raw TLS (Python's ssl)"]
+    if nats_pair.is_installed():
+        carriers.append("NATS, 2 servers, no TLS")
+    assert [figure["carrier"] for figure in figures] == carriers
     assert all(figure[what] > 0 for figure in figures for what in ("round_trip", "rate", "bulk"))
     assert layer8("bench", "--hosts", "2", "--size", "64").returncode == 2
