@@ -1,7 +1,7 @@
 """ledger_receiver FILE ROLE…: receives as each of the roles and keeps the book of what came.
 
-ROLE: an alias ("reader", "pool", "server", "sleeper", "slow"), or "topics" for a subscriber of both topics. Says "ready"; at every line on
-stdin it writes the book to FILE and says "done N".
+ROLE: an alias, of which "server" answers requests and "slow" takes its time, or "topics" for a subscriber of both
+topics. Says "ready"; at every line on stdin it writes the book to FILE and says "done N".
 """
 
 import json
