@@ -250,8 +250,9 @@ def test_reload_says_what_is_wrong_and_only_to_who_may(guarded: Commands, tmp_pa
 
 
 def test_the_audit_log_is_checked_by_its_seal(guarded: Commands, tmp_path: Path) -> None:
-    own = json.loads(guarded.run("audit", "verify", "--json").stdout)  # the Vnet is asked where it is
-    assert own["lines"] > 0
+    written = time.monotonic() + PATIENCE
+    while json.loads(guarded.run("audit", "verify", "--json").stdout)["lines"] == 0:  # the Vnet is asked where it is
+        assert time.monotonic() < written
     guarded.environ["LAYER8_IDENTITY"] = str(tmp_path / "vnic-web")
     assert "may not administer overlay shop" in guarded.run("audit", "verify").stderr
     assert guarded.run("reload").returncode == 1

@@ -214,9 +214,11 @@ def stuck_pair(vnet: RunningVnet, connect: Connect) -> tuple[Any, Any, int]:
     receiver.ask(Subscribe, topic="t", number=0)
     sender.ask(Grant, slot=1, generation=1, kind="topic", name="t", action="publish")
     count = 0
-    while sender.port.publish(1 | 1 << 16, bytes(4096), 4096, 1) > 0:  # reliable: held in place of dropped
-        count += 1
-        sender.port.wait_room(-1, 8192, 0.2)
+    while True:
+        if sender.port.publish(1 | 1 << 16, bytes(4096), 4096, 1) > 0:  # reliable: held in place of dropped
+            count += 1
+        elif sender.port.wait_room(1, 8192, 0.2) != 1:
+            break
     return sender, receiver, count
 
 
