@@ -333,8 +333,9 @@ enum served layer8_flow_serve(layer8_switch *sw, struct flow *flow, uint32_t rec
                 return SERVED_SOME;
             }
             port_t *to = flow->alias != NULL ? layer8_choose(sw, flow->alias) : flow->target;
-            struct flow *earlier =
-                flow->alias != NULL && flow->source->adjacent == NULL ? layer8_flow_find(flows_of(flow), to, NULL) : NULL;
+            struct flow *earlier = flow->alias != NULL && flow->source->is_adopted && flow->handle != NULL
+                                       ? layer8_flow_find(&flow->handle->flows, to, NULL)
+                                       : NULL;
             if (earlier != NULL) { /* chosen by an earlier Vnet: overtaken, it would be taken for a double */
                 if (!join(sw, owed, earlier, to)) {
                     return SERVED_NO_ROOM;
