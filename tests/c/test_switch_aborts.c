@@ -157,12 +157,50 @@ static void test_nobody_hears_of_a_message_whose_beginning_is_not_there(void) {
     world_stop(&world);
 }
 
+/* Nobody waits for its reply any more, and the callee has no room to be told of that. */
+static void test_a_cancelled_request_whose_rest_is_refused_leaves_no_beginning(void) {
+    struct world world;
+    struct vnic caller, callee;
+    layer8_port_stats stats;
+    world_start(&world);
+    vnic_attach(&caller, &world, 0);
+    vnic_attach(&callee, &world, 1);
+    uint32_t to = vnic_grant(&caller, 0, LAYER8_TARGET_PORT, callee.id);
+    for (uint32_t sent = 0; sent < 70; sent++) {
+        vnic_ignore_xoff(&caller, 0);
+        CHECK(layer8_send(caller.port, to, big, 4000) > 0);
+        until_taken(&caller);
+    }
+    layer8_outgoing request = {
+        .kind = LAYER8_REQUEST, .handle = to, .correlation = 9, .payload = big, .length = 5 * LAYER8_FRAGMENT_BYTES};
+    do {
+        vnic_ignore_xoff(&caller, 0);
+    } while (layer8_push(caller.port, &request) != LAYER8_OK);
+    until_taken(&caller);
+    layer8_outgoing cancel = {.kind = LAYER8_CANCEL, .handle = to, .correlation = 9};
+    vnic_ignore_xoff(&caller, 0);
+    CHECK(layer8_push(caller.port, &cancel) == LAYER8_OK);
+    until_taken(&caller);
+    CHECK(vnic_command(&caller, LAYER8_COMMAND_REVOKE, to, LAYER8_SLOT_REVOKED, 0) == LAYER8_OK);
+    for (uint32_t taken = 0; taken < 70; taken++) {
+        CHECK(vnic_receive(&callee).entry.length == 4000);
+    }
+    for (int tries = 0; tries < 20; tries++) {
+        (void)vnic_empty(&callee);
+        (void)layer8_wait_arrived(callee.port, SECOND / 100, 0);
+    }
+    layer8_port_read_stats(callee.port, &stats);
+    CHECK(stats.received_records > 70 && stats.assembling_bytes == 0 && stats.messages_aborted == 1);
+    world_stop(&world);
+}
+
 int main(void) {
     (void)alarm(280);
     test_an_answer_that_has_begun_ends_with_the_handle_it_was_asked_under();
     test_an_answer_that_has_begun_ends_when_another_one_came_first();
     test_an_abort_waits_until_its_receiver_has_room_for_it();
     test_nobody_hears_of_a_message_whose_beginning_is_not_there();
+    test_a_cancelled_request_whose_rest_is_refused_leaves_no_beginning();
     puts("test_switch_aborts: all passed");
     return 0;
 }

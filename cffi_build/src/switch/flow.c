@@ -172,14 +172,16 @@ static void refuse_one(layer8_switch *sw, struct owed *owed, uint16_t reason) {
         if (reason == LAYER8_REASON_TOO_MANY && message != NULL) {
             layer8_message_refuse(sw, flow->source, message);
         }
-    } else if (!said && (record->kind != LAYER8_PUBLISH || reason == LAYER8_REASON_REVOKED)) {
-        if (record->kind == LAYER8_REQUEST) {
-            end_right_of_call(sw, owed);
+    } else if (record->kind != LAYER8_PUBLISH || reason == LAYER8_REASON_REVOKED) {
+        if (!said) {
+            if (record->kind == LAYER8_REQUEST) {
+                end_right_of_call(sw, owed);
+            }
+            /* a publication once, not for each subscriber */
+            layer8_held_give_back(sw, flow->source, owed->held, reason, flow->target != NULL ? flow->target->uuid : NULL);
         }
-        /* a publication once, not for each subscriber */
-        layer8_held_give_back(sw, flow->source, owed->held, reason, flow->target != NULL ? flow->target->uuid : NULL);
         if (message != NULL) {
-            layer8_message_refuse(sw, flow->source, message);
+            layer8_message_refuse(sw, flow->source, message); /* said or not: who has the beginning gets no more of it */
         }
     }
 }
