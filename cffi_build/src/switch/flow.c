@@ -293,10 +293,6 @@ static enum put serve_one(layer8_switch *sw, struct flow *flow, struct owed *owe
     return put;
 }
 
-static struct list *flows_of(struct flow *flow) {
-    return flow->handle != NULL ? &flow->handle->flows : &flow->source->flows;
-}
-
 /* What waited for any member of the alias waits for this one, behind what is there. */
 static bool join(layer8_switch *sw, struct owed *owed, struct flow *other, const port_t *to) {
     layer8_note(header_of(owed->flow, owed), LAYER8_CHOSEN, to->uuid);
@@ -312,7 +308,7 @@ static bool hand_over(layer8_switch *sw, struct owed *owed) {
     if (to == NULL || to->adjacent == NULL || flow->source->adjacent != NULL) {
         return false;
     }
-    struct flow *other = layer8_flow_find(flows_of(flow), to, NULL);
+    struct flow *other = layer8_flow_find(flow->handle != NULL ? &flow->handle->flows : &flow->source->flows, to, NULL);
     if (other == NULL) {
         other = layer8_flow_open(sw, flow->source, flow->handle, to, NULL);
     }
@@ -335,7 +331,7 @@ enum served layer8_flow_serve(layer8_switch *sw, struct flow *flow, uint32_t rec
                 return SERVED_SOME;
             }
             port_t *to = flow->alias != NULL ? layer8_choose(sw, flow->alias) : flow->target;
-            struct flow *earlier = flow->alias != NULL && flow->source->is_adopted && flow->handle != NULL
+            struct flow *earlier = flow->alias != NULL && flow->handle != NULL
                                        ? layer8_flow_find(&flow->handle->flows, to, NULL)
                                        : NULL;
             if (earlier != NULL) { /* chosen by an earlier Vnet: overtaken, it would be taken for a double */

@@ -212,8 +212,7 @@ static enum forward to_port_or_alias(layer8_switch *sw, port_t *port, struct han
         if (to->adjacent != NULL && !port_alive(to)) {
             return refuse(sw, port, record, message, LAYER8_REASON_GONE, to->uuid) ? FORWARD_DONE : FORWARD_STALLED;
         }
-        bool behind = alias != NULL && (to->adjacent != NULL || port->is_adopted) && !list_empty(&handle->flows);
-        flow = behind ? layer8_flow_find(&handle->flows, to, NULL) : NULL;
+        flow = alias == NULL || list_empty(&handle->flows) ? NULL : layer8_flow_find(&handle->flows, to, NULL);
         /* It stays the one chosen, whatever happens to the alias. So it does where something waits for it that an earlier
          * Vnet had chosen it for: overtaken, that would be taken for a double. */
         if (alias != NULL && (to->adjacent != NULL || flow != NULL)) {
@@ -233,7 +232,7 @@ static enum forward to_port_or_alias(layer8_switch *sw, port_t *port, struct han
             return refuse(sw, port, record, message, reason, to->uuid) ? FORWARD_DONE : FORWARD_STALLED;
         }
         case PUT_NO_ROOM:
-            if (alias != NULL && sw->held_now != NULL) { /* chosen for nothing: another one may have room first */
+            if (alias != NULL) { /* chosen for nothing: another one may have room first */
                 layer8_note(sw->at, LAYER8_REASON_NONE, NULL);
             }
             break;
