@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -34,6 +34,7 @@ from layer8.security.certificates import (
     service_uri,
     sign,
     spki,
+    to_der,
 )
 
 MAX_ROOTS = 64
@@ -51,7 +52,7 @@ class Root:
 
     def endorsed(self) -> bytes:
         """What the root before it signs."""
-        return b"layer8 root 1\0" + self.certificate.public_bytes(serialization.Encoding.DER)
+        return b"layer8 root 1\0" + to_der(self.certificate)
 
 
 class Trust:
@@ -177,7 +178,11 @@ class Trust:
 
 
 def _issued(root: x509.Certificate, certificate: x509.Certificate) -> bool:
+    """The signature is the end of the certificate and fills its bytes. How many bits of the last are unused stands
+    before it, signed by nobody: another number there would be another certificate with the same signature."""
     if not isinstance(certificate.signature_hash_algorithm, hashes.SHA256):
+        return False
+    if not to_der(certificate).endswith(b"\0" + certificate.signature):
         return False
     try:
         certificate.verify_directly_issued_by(root)
@@ -194,7 +199,7 @@ def _list_body(overlay: str, number: int, roots: Iterable[Root]) -> bytes:
         "number": number,
         "roots": [
             {
-                "certificate": base64.b64encode(root.certificate.public_bytes(serialization.Encoding.DER)).decode(),
+                "certificate": base64.b64encode(to_der(root.certificate)).decode(),
                 "signs_from": root.signs_from,
                 "until": root.until,
                 "endorsement": root.endorsement.hex(),

@@ -168,6 +168,18 @@ def test_what_is_not_exactly_such_a_leaf_is_refused(certificate: x509.Certificat
         TRUST.identify(certificate, NOW, None)
 
 
+def test_a_leaf_of_which_one_bit_was_changed_is_refused_also_where_nobody_has_signed() -> None:
+    while (good := leaf()).signature[-1] & 1:  # so that one bit of it can be called unused
+        pass
+    der = certificates.to_der(good)
+    at = len(der) - len(good.signature) - 1
+    changed = x509.load_der_x509_certificate(der[:at] + b"\1" + der[at + 1 :])
+    assert changed.signature == good.signature
+    assert TRUST.identify(good, NOW, None) == WEB
+    with pytest.raises(CertificateError, match="not signed by an authority"):
+        TRUST.identify(changed, NOW, None)
+
+
 def test_a_leaf_signs_no_leaf() -> None:
     below = odd_leaf(issuer=leaf().subject, signer=KEY)
     with pytest.raises(CertificateError, match="not signed by an authority"):
