@@ -14,7 +14,7 @@ from layer8.security.certificates import Identity
 from layer8.security.enrolment import ALPN, Applicant, Given, Join, Lists, Renew
 from layer8.security.enrolment_service import PATIENCE, connect, load_pair
 from layer8.security.identity import Credentials
-from layer8.security.tls_socket import wrap
+from layer8.security.tls_batches import TlsBatches
 from layer8.security.trust import Trust
 
 
@@ -67,8 +67,9 @@ def _exchange(address: str, applicant: Applicant, held: Credentials | None, time
     try:
         with (
             connect(address, timeout) as connection,
-            wrap(context, connection, handshake=True) as secured,
+            TlsBatches(context, connection) as secured,
         ):
+            secured.do_handshake()
             binding = tls_binding(secured)
             while applicant.answer is None:
                 secured.settimeout(max(0.01, deadline - time.monotonic()))

@@ -28,7 +28,6 @@ from layer8.security.authority import Authority
 from layer8.security.binding import tls_binding
 from layer8.security.enrolment import ALPN, Registrar, Seal, Told
 from layer8.security.tls_batches import TlsBatches
-from layer8.security.tls_socket import wrap
 
 PATIENCE = 5.0  # seconds for a whole exchange
 AT_ONCE = 16
@@ -59,7 +58,8 @@ class Door:
             with connection:
                 connection.settimeout(patience)
                 context = _context(self._authority, self._fresh_seal(), time.time())
-                with wrap(context, connection, server_side=True, handshake=True) as secured:
+                with TlsBatches(context, connection, server_side=True) as secured:
+                    secured.do_handshake()
                     self._exchange(secured, deadline)
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
             _logger.debug("an enrolment came to nothing: %s", error)
@@ -74,7 +74,7 @@ class Door:
         except (OSError, ValueError) as error:
             _logger.debug("an enrolment came to nothing: %s", error)
 
-    def _exchange(self, secured: ssl.SSLSocket | TlsBatches, deadline: float) -> None:
+    def _exchange(self, secured: TlsBatches, deadline: float) -> None:
         peer = secured.getpeercert(binary_form=True)
         registrar = Registrar(self._authority, self._fresh_seal(), tls_binding(secured), peer, self._told)
         secured.sendall(registrar.greeting())

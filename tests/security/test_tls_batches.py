@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import select
 import socket
 import ssl
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -139,3 +141,24 @@ def test_a_handshake_with_a_stranger_fails_and_tells_it(overlay: Overlay) -> Non
     thread.join(20.0)
     assert isinstance(heard[0], ssl.SSLError)
     assert "certificate required" in str(heard[0]).lower()
+
+
+@pytest.mark.parametrize("server_side", [False, True])
+def test_a_reset_before_the_handshake_is_told_by_it_and_leaves_nothing_open(server_side: bool) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    plain = reset_connection()
+    with pytest.raises(OSError), TlsBatches(context, plain, server_side=server_side) as tls:
+        tls.do_handshake()
+    assert (plain.fileno(), tls.fileno()) == (-1, -1)
+    gc.collect()  # an unclosed socket warns, which fails the test
+
+
+def reset_connection() -> socket.socket:
+    """Connected once; its other side has sent a reset that nobody has heard of yet."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ours = socket.create_connection(server.getsockname())
+        theirs, _ = server.accept()
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        theirs.close()
+    return ours
