@@ -30,10 +30,21 @@ static void link_up(struct side *side, bool another_epoch) {
     CHECK(world_command(&side->world, LAYER8_COMMAND_LINK_UP, 0, side->link, another_epoch, 0, side->queues) == LAYER8_OK);
 }
 
+/* A link to the other end, whose Vnet subscribes here to its topic. */
+static void add_link(struct side *side, int end) {
+    uint8_t uuid[16];
+    int64_t link = world_command(&side->world, LAYER8_COMMAND_ADD_LINK, 0, 0, 0, 0, NULL);
+    CHECK(link >= 0);
+    side->link = (uint32_t)link;
+    memset(uuid, 0xf0 + (end == 0), sizeof uuid);
+    side->adjacent = side_add_proxy(side, uuid);
+    CHECK(world_command(&side->world, LAYER8_COMMAND_SUBSCRIBE, side->adjacent, TOPIC + (end == 1), TOPIC + (end == 1), 0,
+                        NULL) == LAYER8_OK);
+}
+
 static void adopt(int end) {
     struct side *side = end == 0 ? &pair->a : &pair->b;
     struct world old = side->world;
-    uint8_t uuid[16];
     world_start_frozen(&side->world, 1);
     side->world.first_uuid = old.first_uuid;
     side->world.keeps_segments = true;
@@ -54,13 +65,7 @@ static void adopt(int end) {
         CHECK(world_command(&side->world, LAYER8_COMMAND_ADD_PORT, vnic->id, 7, 1, 0, port) == LAYER8_OK);
         CHECK(vnic_command(vnic, LAYER8_COMMAND_SUBSCRIBE, TOPIC + (end == 0), 1, 1) == LAYER8_OK);
     }
-    int64_t link = world_command(&side->world, LAYER8_COMMAND_ADD_LINK, 0, 0, 0, 0, NULL);
-    CHECK(link >= 0);
-    side->link = (uint32_t)link;
-    memset(uuid, 0xf0 + (end == 0), sizeof uuid);
-    side->adjacent = side_add_proxy(side, uuid);
-    CHECK(world_command(&side->world, LAYER8_COMMAND_SUBSCRIBE, side->adjacent, TOPIC + (end == 1), TOPIC + (end == 1), 0,
-                        NULL) == LAYER8_OK);
+    add_link(side, end);
     for (uint32_t n = 0; n < NODES; n++) {
         struct node *node = &nodes[end][n];
         for (uint32_t m = 0; m < NODES; m++) {
@@ -76,7 +81,6 @@ static void adopt(int end) {
 /* It has waited long enough for the dead one: whoever lives there is gone. What it knows of the next one is new. */
 static void give_up_link(int end) {
     struct side *side = end == 0 ? &pair->a : &pair->b;
-    uint8_t uuid[16];
     uint32_t before = side->world.gone, proxies = 0;
     for (uint32_t n = FIRST_PROXY; n < WORLD_PORTS; n++) {
         proxies += side->world.ports[n] != NULL;
@@ -85,13 +89,7 @@ static void give_up_link(int end) {
           LAYER8_OK);
     (void)world_wait(&side->world, 0, before + proxies);
     memset(side->ids, 0, sizeof side->ids);
-    int64_t link = world_command(&side->world, LAYER8_COMMAND_ADD_LINK, 0, 0, 0, 0, NULL);
-    CHECK(link >= 0);
-    side->link = (uint32_t)link;
-    memset(uuid, 0xf0 + (end == 0), sizeof uuid);
-    side->adjacent = side_add_proxy(side, uuid);
-    CHECK(world_command(&side->world, LAYER8_COMMAND_SUBSCRIBE, side->adjacent, TOPIC + (end == 1), TOPIC + (end == 1), 0,
-                        NULL) == LAYER8_OK);
+    add_link(side, end);
 }
 
 static void die(int end, bool is_given_up) {

@@ -129,6 +129,20 @@ static void test_an_abort_waits_until_its_receiver_has_room_for_it(void) {
     world_stop(&world);
 }
 
+static void fill(struct vnic *sender, uint32_t to, uint32_t count) {
+    for (uint32_t sent = 0; sent < count; sent++) {
+        vnic_ignore_xoff(sender, 0);
+        CHECK(layer8_send(sender->port, to, big, 4000) > 0);
+        until_taken(sender);
+    }
+}
+
+static void take(struct vnic *receiver, uint32_t count) {
+    for (uint32_t taken = 0; taken < count; taken++) {
+        CHECK(vnic_receive(receiver).entry.length == 4000);
+    }
+}
+
 static void test_nobody_hears_of_a_message_whose_beginning_is_not_there(void) {
     struct world world;
     struct vnic receiver, sender;
@@ -137,20 +151,14 @@ static void test_nobody_hears_of_a_message_whose_beginning_is_not_there(void) {
     vnic_attach(&receiver, &world, 0);
     vnic_attach(&sender, &world, 1);
     uint32_t to = vnic_grant(&sender, 0, LAYER8_TARGET_PORT, receiver.id);
-    for (uint32_t sent = 0; sent < 110; sent++) { /* almost what its ring takes */
-        vnic_ignore_xoff(&sender, 0);
-        CHECK(layer8_send(sender.port, to, big, 4000) > 0);
-        until_taken(&sender);
-    }
+    fill(&sender, to, 110); /* almost what its ring takes */
     layer8_outgoing message = {.kind = LAYER8_UNICAST, .handle = to, .payload = big, .length = sizeof big};
     vnic_ignore_xoff(&sender, 0);
     push_some(&sender, &message);
     CHECK(message.fragment != 0);
     CHECK(vnic_command(&sender, LAYER8_COMMAND_REVOKE, to, LAYER8_SLOT_REVOKED, 0) == LAYER8_OK);
     CHECK(vnic_receive(&sender).record.reason == LAYER8_REASON_REVOKED);
-    for (uint32_t taken = 0; taken < 110; taken++) {
-        CHECK(vnic_receive(&receiver).entry.length == 4000);
-    }
+    take(&receiver, 110);
     CHECK(vnic_empty(&receiver));
     layer8_port_read_stats(receiver.port, &stats);
     CHECK(stats.received_records == 110);
@@ -166,11 +174,7 @@ static void test_a_cancelled_request_whose_rest_is_refused_leaves_no_beginning(v
     vnic_attach(&caller, &world, 0);
     vnic_attach(&callee, &world, 1);
     uint32_t to = vnic_grant(&caller, 0, LAYER8_TARGET_PORT, callee.id);
-    for (uint32_t sent = 0; sent < 70; sent++) {
-        vnic_ignore_xoff(&caller, 0);
-        CHECK(layer8_send(caller.port, to, big, 4000) > 0);
-        until_taken(&caller);
-    }
+    fill(&caller, to, 70);
     layer8_outgoing request = {
         .kind = LAYER8_REQUEST, .handle = to, .correlation = 9, .payload = big, .length = 5 * LAYER8_FRAGMENT_BYTES};
     do {
@@ -182,9 +186,7 @@ static void test_a_cancelled_request_whose_rest_is_refused_leaves_no_beginning(v
     CHECK(layer8_push(caller.port, &cancel) == LAYER8_OK);
     until_taken(&caller);
     CHECK(vnic_command(&caller, LAYER8_COMMAND_REVOKE, to, LAYER8_SLOT_REVOKED, 0) == LAYER8_OK);
-    for (uint32_t taken = 0; taken < 70; taken++) {
-        CHECK(vnic_receive(&callee).entry.length == 4000);
-    }
+    take(&callee, 70);
     for (int tries = 0; tries < 20; tries++) {
         (void)vnic_empty(&callee);
         (void)layer8_wait_arrived(callee.port, SECOND / 100, 0);
