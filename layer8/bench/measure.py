@@ -13,11 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from layer8.bench.pace import PATIENCE, paced
 from layer8.vnic import AsyncVnic, Vnic
 
 _ALIAS = "layer8-bench"
-_WARM_UP = 0.2  # part of the time before anything is counted
-_PATIENCE = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,28 +101,27 @@ def _trips(name: str, size: int, trips: list[int]) -> Figure:
 def _round_trip(name: str, call: Callable[[bytes], object], size: int, seconds: float) -> Figure:
     payload = os.urandom(size)
     trips: list[int] = []
-    begun = time.monotonic()
-    while (now := time.monotonic()) < begun + seconds or not trips:
+    for counts in paced(seconds):
         before = time.perf_counter_ns()
         call(payload)
         after = time.perf_counter_ns()
-        if now > begun + _WARM_UP * seconds:
+        if counts:
             trips.append(after - before)
     return _trips(name, size, trips)
 
 
 def _send_and_receive(vnet: str, peer: Peer, size: int, seconds: float) -> Figure:
-    with Vnic(vnet=vnet, timeout=_PATIENCE) as vnic:
+    with Vnic(vnet=vnet, timeout=PATIENCE) as vnic:
 
         def call(payload: bytes) -> None:
             vnic.send(peer.alias, payload)
-            vnic.receive(_PATIENCE)
+            vnic.receive(PATIENCE)
 
         return _round_trip("send and receive", call, size, seconds)
 
 
 def _request(vnet: str, peer: Peer, size: int, seconds: float) -> Figure:
-    with Vnic(vnet=vnet, timeout=_PATIENCE) as vnic:
+    with Vnic(vnet=vnet, timeout=PATIENCE) as vnic:
         return _round_trip("request", lambda payload: vnic.request(peer.alias, payload), size, seconds)
 
 
@@ -131,14 +129,13 @@ def _asyncio(vnet: str, peer: Peer, size: int, seconds: float) -> Figure:
     async def drive() -> Figure:
         payload = os.urandom(size)
         trips: list[int] = []
-        async with AsyncVnic(vnet=vnet, timeout=_PATIENCE) as vnic:
-            begun = time.monotonic()
-            while (now := time.monotonic()) < begun + seconds or not trips:
+        async with AsyncVnic(vnet=vnet, timeout=PATIENCE) as vnic:
+            for counts in paced(seconds):
                 before = time.perf_counter_ns()
                 await vnic.send(peer.alias, payload)
-                await vnic.receive(_PATIENCE)
+                await vnic.receive(PATIENCE)
                 after = time.perf_counter_ns()
-                if now > begun + _WARM_UP * seconds:
+                if counts:
                     trips.append(after - before)
         return _trips("send and receive, asyncio", size, trips)
 
@@ -148,7 +145,7 @@ def _asyncio(vnet: str, peer: Peer, size: int, seconds: float) -> Figure:
 def _one_way(name: str) -> Callable[[str, Peer, int, float], Figure]:
     def run(vnet: str, peer: Peer, size: int, seconds: float) -> Figure:
         payload = os.urandom(size)
-        with Vnic(vnet=vnet, timeout=_PATIENCE) as vnic:
+        with Vnic(vnet=vnet, timeout=PATIENCE) as vnic:
             end = time.monotonic() + seconds
             burst = range(max(1, min(256, (1 << 20) // max(1, size))))
             while time.monotonic() < end:
