@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from layer8.dataplane import Kind
-from layer8.errors import Backpressure, Layer8Error, RequestTimeout
+from layer8.errors import Backpressure, RequestTimeout
 from layer8.health_record import HealthRecord
 from layer8.message import Message
 from layer8.vnic.calls import ttl_ms
@@ -58,10 +58,7 @@ class AsyncCaller:
         finally:
             self._outstanding -= 1
             self._turns.wake(1)
-        outcome = call.outcomes[0]
-        if isinstance(outcome, Layer8Error):
-            raise outcome
-        return outcome
+        return call.result()
 
     async def _wait_turn(self, to: To, deadline: float, seconds: float | None) -> None:
         """Until one request more may be outstanding."""

@@ -47,6 +47,13 @@ class Call:
     def ready(self) -> bool:
         return bool(self.outcomes)
 
+    def result(self) -> Message:
+        """The reply, once it is ready. Raises what came in place of one."""
+        outcome = self.outcomes[0]
+        if isinstance(outcome, Layer8Error):
+            raise outcome
+        return outcome
+
 
 class Calls:
     """The outstanding requests of one Vnic."""

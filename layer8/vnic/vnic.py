@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn, Self
 from uuid import UUID
 
 from layer8.dataplane import Kind, check_ring_bytes
-from layer8.errors import Backpressure, Closed, Layer8Error, RequestTimeout
+from layer8.errors import Backpressure, Closed, RequestTimeout
 from layer8.health.directory import check_filters
 from layer8.health_record import HealthRecord
 from layer8.message import Message, Request, Undeliverable
@@ -217,10 +217,7 @@ class Vnic:
                 raise RequestTimeout(call.to, seconds)
         finally:
             core.calls.end(call)
-        outcome = call.outcomes[0]
-        if isinstance(outcome, Layer8Error):
-            raise outcome
-        return outcome
+        return call.result()
 
     # ── receiving ──────────────────────────────────────────────────────────────────────────────────────────────────
 
