@@ -55,14 +55,22 @@ def _server(directory: Path, route: str | None) -> Iterator[dict[str, list[str]]
         process = subprocess.Popen(arguments, stdout=log, stderr=log)
     try:
         deadline = time.monotonic() + 10.0
-        while not (found := list(directory.glob("*.ports"))):
+        while not (listens := _addresses(directory)):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise Layer8Error(f"nats-server does not start: {(directory / 'log').read_text().strip()}")
             time.sleep(0.02)
-        yield json.loads(found[0].read_text())
+        yield listens
     finally:
         process.terminate()
         process.wait()
+
+
+def _addresses(directory: Path) -> dict[str, list[str]]:
+    """Empty until the server has written them whole."""
+    for found in directory.glob("*.ports"):
+        with contextlib.suppress(ValueError):
+            return dict(json.loads(found.read_text()))
+    return {}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
