@@ -4,73 +4,50 @@ ROLE: an alias, of which "server" answers requests and "slow" takes its time, or
 topics. Says "ready"; at every line on stdin it writes the book to FILE and says "done N".
 """
 
-import json
 import sys
 import threading
 import time
-import zlib
 
-from layer8 import Closed, Message, Vnic
+from ledger import Received, write
+
+from layer8 import Message, Vnic
 
 path, roles = sys.argv[1], sys.argv[2:]
-books: list[dict[str, object]] = []
-vnics: list[Vnic] = []
 
 
-def start(role: str) -> None:
+def serve(vnic: Vnic, book: Received) -> None:
+    def answer(request: Message) -> bytes:
+        book.note_request(request)
+        return request.payload
+
+    vnic.serve(answer)
+
+
+def read(vnic: Vnic, book: Received) -> None:
+    for message in vnic:
+        book.note(message)
+        if book.role == "slow":
+            time.sleep(0.005)  # its senders always have to wait, others now and then
+        elif len(book) % 97 == 0:
+            time.sleep(0.01)
+
+
+def start(role: str) -> tuple[Vnic, Received]:
     vnic = Vnic(None if role == "topics" else role, timeout=60.0)
-    came: list[tuple[str, int, str, int, int]] = []  # source, sequence, topic, size, checksum
-    book: dict[str, object] = {"role": role, "came": came}
-    books.append(book)
-    vnics.append(vnic)
-
-    def note(message: Message) -> None:
-        came.append(
-            (
-                str(message.source),
-                message.sequence,
-                message.topic or "",
-                len(message.payload),
-                zlib.crc32(message.payload),
-            )
-        )
-
+    book = Received(role)
     if role == "server":
-
-        def serve(request: Message) -> bytes:
-            came.append((str(request.source), int.from_bytes(request.payload[:8], "little"), "", 0, 0))
-            return request.payload
-
-        vnic.serve(serve)
-        return
+        serve(vnic, book)
+        return vnic, book
     if role == "topics":
         vnic.subscribe("reliable")
-        vnic.subscribe("fleeting")
-
-    def read() -> None:
-        try:
-            for message in vnic:
-                note(message)
-                if role == "slow":
-                    time.sleep(0.005)  # its senders always have to wait, others now and then
-                elif len(came) % 97 == 0:
-                    time.sleep(0.01)
-        except Closed:
-            pass
-
-    threading.Thread(target=read, daemon=True).start()
+        fleeting = vnic.subscribe("fleeting")
+        book.missed = lambda: fleeting.missed
+    threading.Thread(target=read, args=(vnic, book), daemon=True).start()
+    return vnic, book
 
 
-for role in roles:
-    start(role)
+books = [start(role) for role in roles]
 print("ready")
 while sys.stdin.readline():
-    for vnic, book in zip(vnics, books, strict=True):
-        stats = vnic.stats()
-        book["attachments"] = stats.attachments
-        book["state"] = stats.state
-        book["late"] = 0 if stats.port is None else stats.port.late_wakeups
-        book["doubles"] = 0 if stats.port is None else stats.port.duplicates_dropped
-    with open(path, "w") as file:
-        json.dump(books, file)
-    print("done", sum(len(book["came"]) for book in books))  # type: ignore[arg-type, misc]
+    write(path, [book.page(vnic.stats()) for vnic, book in books])
+    print("done", sum(len(book) for _, book in books))
