@@ -32,7 +32,8 @@ ADOPT_SECONDS = 30.0
 """The same when a Vnet adopts: it has many to adopt at a time, and being slow must cost nobody its segment."""
 
 RING_BYTES = 1 << 20
-"""Receive ring of a Vnic that asks for nothing else; the transmit and the hold ring have half of it."""
+"""Receive ring of a Vnic that asks for nothing else; the hold ring has as much, the transmit ring
+half of it."""
 
 _PAUSE = 0.05  # seconds between two looks for a Vnet
 _IN_TIME = 0.9  # of the attach time-out: the error comes within it

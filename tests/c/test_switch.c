@@ -1,6 +1,4 @@
 /* test_switch.c - the switch with real ports: what arrives, what waits, what comes back, and who is told. */
-#include <sys/mman.h>
-
 #include "port.h"
 #include "switch_world.h"
 
@@ -579,26 +577,8 @@ static void test_a_hostile_segment_costs_only_its_own_port(void) {
     world_stop(&world);
 }
 
-static void test_a_segment_that_is_not_one_is_refused(void) {
-    int status = 0;
-    uint8_t uuid[16] = {1}, other[16] = {2};
-    int fd = layer8_segment_create(LAYER8_RING_MIN, uuid);
-    CHECK(layer8_switch_port_new(fd, other, 1, 0, &status) == NULL && status == LAYER8_INVALID);
-    struct layer8_segment_header *header = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    header->hold_capacity *= 2;
-    CHECK(layer8_switch_port_new(fd, uuid, 1, 0, &status) == NULL && status == LAYER8_INVALID);
-    (void)munmap(header, 4096);
-    (void)close(fd);
-    int pipes[2];
-    CHECK(pipe(pipes) == 0);
-    CHECK(layer8_switch_port_new(pipes[0], uuid, 1, 0, &status) == NULL && status == LAYER8_INVALID);
-    (void)close(pipes[0]);
-    (void)close(pipes[1]);
-}
-
 int main(void) {
     (void)alarm(280);
-    test_a_segment_that_is_not_one_is_refused();
     test_unicast_arrives_stamped_and_in_order();
     test_a_handle_not_granted_comes_back();
     test_a_full_receiver_holds_its_senders_only();

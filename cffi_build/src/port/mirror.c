@@ -104,7 +104,7 @@ layer8_mirror *layer8_mirror_open(int segment_fd, int at_vnet, int *status) {
         return NULL;
     }
     *status = LAYER8_INVALID;
-    if (!S_ISREG(about.st_mode) || about.st_size < (off_t)(LAYER8_OFFSET_RINGS + 2 * LAYER8_RING_MIN)) {
+    if (!S_ISREG(about.st_mode) || about.st_size < (off_t)LAYER8_SEGMENT_BYTES(LAYER8_RING_MIN)) {
         return NULL;
     }
     const uint64_t bytes = (uint64_t)about.st_size;

@@ -65,8 +65,8 @@ layer8_switch_port *layer8_switch_port_new(int segment_fd, const uint8_t *uuid, 
     bool own = (adopt & LAYER8_OWN_FILE) != 0;
     adopt &= ~LAYER8_OWN_FILE;
     if (!(sealed || own) || fstat(segment_fd, &file) != 0 || !S_ISREG(file.st_mode) ||
-        file.st_size < (off_t)(LAYER8_OFFSET_RINGS + 2 * LAYER8_RING_MIN) ||
-        file.st_size > (off_t)(LAYER8_OFFSET_RINGS + 2 * LAYER8_RING_MAX)) {
+        file.st_size < (off_t)LAYER8_SEGMENT_BYTES(LAYER8_RING_MIN) ||
+        file.st_size > (off_t)LAYER8_SEGMENT_BYTES(LAYER8_RING_MAX)) {
         return NULL;
     }
     uint64_t bytes = (uint64_t)file.st_size;
