@@ -10,7 +10,8 @@
 
 Nothing is ever merged: a record has one home, and only that speaks of it. So two tables agree as soon as one whole
 exchange gets through, whatever was lost before. The digest is the exclusive or of the entries' hashes: it costs one
-hash a change, whatever the size of the table.
+hash a change, whatever the size of the table. What is hashed are the bytes that the home has sent: a mirror of another
+version reads less of them, or finds less in them, and agrees all the same.
 
 Sans-IO, without a clock: what a call returns is to be sent or shown. One thread.
 """
@@ -32,6 +33,9 @@ BATCH_BYTES = 48 << 10
 
 LOG_CHANGES = 4096
 LARGEST_ENTRY = 20 << 10
+
+Told = list[tuple[Entry, bytes]]
+"""Entries, each as its home wrote it."""
 
 _encoder = msgspec.msgpack.Encoder()
 _ZERO = bytes(16)
@@ -69,7 +73,7 @@ class Home:
         """Makes changes; what to tell every mirror. What is as it was is no change."""
         deltas: list[Delta] = []
         gone = [uuid for uuid in dropped if self._remove(uuid)]
-        batch: list[Entry] = []
+        batch: list[bytes] = []
         size = 0
         for entry in put:
             encoded = _encoder.encode(entry)
@@ -84,7 +88,7 @@ class Home:
             if size + len(encoded) > BATCH_BYTES:
                 deltas.append(self._note(batch, gone))
                 batch, gone, size = [], [], 0
-            batch.append(entry)
+            batch.append(encoded)
             size += len(encoded)
         if batch or gone:
             deltas.append(self._note(batch, gone))
@@ -96,9 +100,9 @@ class Home:
             self._digest ^= _hash(known[1])
         return known is not None
 
-    def _note(self, put: list[Entry], dropped: list[UUID]) -> Delta:
+    def _note(self, put: list[bytes], dropped: list[UUID]) -> Delta:
         self.sequence += 1
-        delta = Delta(sequence=self.sequence, put=tuple(put), dropped=tuple(dropped))
+        delta = Delta(sequence=self.sequence, put=tuple(map(msgspec.Raw, put)), dropped=tuple(dropped))
         self._log.append(delta)
         return delta
 
@@ -110,20 +114,20 @@ class Home:
         return self.everything()
 
     def everything(self) -> list[Part]:
-        parts: list[tuple[Entry, ...]] = []
-        batch: list[Entry] = []
+        parts: list[list[bytes]] = []
+        batch: list[bytes] = []
         size = 0
-        for entry, encoded in self._entries.values():
+        for _, encoded in self._entries.values():
             if size + len(encoded) > BATCH_BYTES:
-                parts.append(tuple(batch))
+                parts.append(batch)
                 batch, size = [], 0
-            batch.append(entry)
+            batch.append(encoded)
             size += len(encoded)
-        parts.append(tuple(batch))
+        parts.append(batch)
         last = len(parts) - 1
         return [
-            Part(sequence=self.sequence, number=number, last=number == last, entries=entries)
-            for number, entries in enumerate(parts)
+            Part(sequence=self.sequence, number=number, last=number == last, entries=tuple(map(msgspec.Raw, each)))
+            for number, each in enumerate(parts)
         ]
 
     def digest(self) -> Digest:
@@ -134,14 +138,19 @@ class Home:
 
 
 class Mirror:
-    """What lives with one adjacent Vnet. `sequence`: up to which change; 0: nothing whole yet."""
+    """What lives with one adjacent Vnet. `sequence`: up to which change; 0: nothing whole yet.
+
+    `told`: what `entries` has found in the message.
+    """
 
     def __init__(self) -> None:
         self.epoch = 0
         self.sequence = 0
         self._entries: dict[UUID, tuple[Entry, int]] = {}  # with its hash
         self._digest = 0
-        self._parts: list[Part] | None = None  # of a whole state that is coming
+        self._parts: Told | None = None  # of a whole state that is coming
+        self._number = 0  # of its next part
+        self._state = 0  # the sequence of all its parts
         self._asked = False
 
     def __len__(self) -> int:
@@ -162,30 +171,31 @@ class Mirror:
         self._asked = False
         return Have(epoch=self.epoch, sequence=self.sequence)
 
-    def delta(self, delta: Delta) -> Changes | Repair | None:
+    def delta(self, delta: Delta, told: Told) -> Changes | Repair | None:
         """None: nothing to do."""
         if self._parts is not None or self._asked or delta.sequence <= self.sequence:
             return None if self._asked or delta.sequence <= self.sequence else self._repair()
         if delta.sequence != self.sequence + 1 or self.sequence == 0:
             return self._repair()
         self.sequence = delta.sequence
-        return self._apply(delta.put, delta.dropped)
+        return self._apply(told, delta.dropped)
 
-    def part(self, part: Part) -> Changes | Repair | None:
+    def part(self, part: Part, told: Told) -> Changes | Repair | None:
         if part.number == 0:
-            self._parts = []
+            self._parts, self._number, self._state = [], 0, part.sequence
         if self._parts is None:
             return None  # the beginning was lost; the digest will tell
-        if part.number != len(self._parts) or (self._parts and self._parts[0].sequence != part.sequence):
+        if (part.number, part.sequence) != (self._number, self._state):
             return self._repair()
-        self._parts.append(part)
+        self._parts += told
+        self._number += 1
         if not part.last:
             return None
-        entries = [entry for each in self._parts for entry in each.entries]
+        whole = self._parts
         self._parts, self._asked = None, False
         self.sequence = part.sequence
-        there = {entry.record.uuid for entry in entries}
-        return self._apply(entries, [uuid for uuid in self._entries if uuid not in there])
+        there = {entry.record.uuid for entry, _ in whole}
+        return self._apply(whole, [uuid for uuid in self._entries if uuid not in there])
 
     def digest(self, digest: Digest) -> Repair | None:
         if digest.sequence < self.sequence:
@@ -202,7 +212,7 @@ class Mirror:
         self._asked = True
         return Repair()
 
-    def _apply(self, put: Iterable[Entry], dropped: Iterable[UUID]) -> Changes:
+    def _apply(self, told: Told, dropped: Iterable[UUID]) -> Changes:
         changed: list[Entry] = []
         gone: list[UUID] = []
         for uuid in dropped:
@@ -210,8 +220,8 @@ class Mirror:
             if known is not None:
                 self._digest ^= known[1]
                 gone.append(uuid)
-        for entry in put:
-            hashed = _hash(_encoder.encode(entry))
+        for entry, encoded in told:
+            hashed = _hash(encoded)
             known = self._entries.get(entry.record.uuid)
             if known is not None:
                 if known[1] == hashed:

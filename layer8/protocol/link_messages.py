@@ -92,7 +92,8 @@ class Bye(msgspec.Struct, frozen=True, gc=False, tag_field="t", tag="bye", omit_
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """One record of the directory, and what its principal was believed for at its home."""
+    """One record of the directory, and what its principal was believed for at its home. In messages it stands as its
+    home wrote it: a newer Vnet may say more than can be read here, and what both compare are the bytes."""
 
     record: HealthRecord
     credential: str = ""
@@ -117,14 +118,14 @@ class Part(msgspec.Struct, frozen=True, gc=False, tag_field="t", tag="part", omi
     sequence: int
     number: int
     last: bool
-    entries: tuple[Entry, ...] = ()
+    entries: tuple[msgspec.Raw, ...] = ()
 
 
 class Delta(msgspec.Struct, frozen=True, gc=False, tag_field="t", tag="delta", omit_defaults=True, kw_only=True):
     """What has changed between `sequence` - 1 and `sequence`."""
 
     sequence: int
-    put: tuple[Entry, ...] = ()
+    put: tuple[msgspec.Raw, ...] = ()
     dropped: tuple[UUID, ...] = ()
 
 
@@ -225,6 +226,7 @@ Message = Handshake | Linked
 _encoder = msgspec.msgpack.Encoder()
 _handshakes: msgspec.msgpack.Decoder[Handshake] = msgspec.msgpack.Decoder(Handshake)
 _linked: msgspec.msgpack.Decoder[Linked] = msgspec.msgpack.Decoder(Linked)
+_entries: msgspec.msgpack.Decoder[Entry] = msgspec.msgpack.Decoder(Entry)
 _tags = msgspec.msgpack.Decoder(dict[str, msgspec.Raw])
 _KNOWN = {kind.__struct_config__.tag for kind in get_args(Handshake | Linked)}
 
@@ -262,3 +264,12 @@ def linked(data: bytes) -> Linked | None:
         if tag and tag not in _KNOWN:
             return None
         raise ProtocolViolation(f"not a message of a link: {error}") from None
+
+
+def entries(message: Part | Delta) -> list[tuple[Entry, bytes]]:
+    """What a message tells of, each with its bytes. Raises ProtocolViolation."""
+    told = [bytes(raw) for raw in (message.entries if isinstance(message, Part) else message.put)]
+    try:
+        return [(_entries.decode(data), data) for data in told]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolViolation(f"not a record of a directory: {error}") from None

@@ -24,7 +24,7 @@ from layer8.health.directory import Appeared, Changed, Event, Forgotten
 from layer8.health.replication import LARGEST_ENTRY, Changes, Home, Mirror
 from layer8.health_record import HealthRecord, State
 from layer8.protocol.codec import ProtocolViolation
-from layer8.protocol.link_messages import Delta, Digest, Entry, Linked, Part, Repair
+from layer8.protocol.link_messages import Delta, Digest, Entry, Linked, Part, Repair, entries
 from layer8.security.provider import Action, Principal, Resource, ResourceKind
 from layer8.vnet.health_desk import HealthDesk
 from layer8.vnet.switchboard import Switchboard
@@ -163,9 +163,10 @@ class SharedDirectory:
         mirror = neighbour.mirror
         if isinstance(message, Digest):
             return mirror.digest(message), False
-        for entry in message.entries if isinstance(message, Part) else message.put:
+        told = entries(message)
+        for entry, _ in told:
             self._check(neighbour, entry)
-        answer = mirror.part(message) if isinstance(message, Part) else mirror.delta(message)
+        answer = mirror.part(message, told) if isinstance(message, Part) else mirror.delta(message, told)
         if len(mirror) > MOST_ENTRIES:
             raise ProtocolViolation(f"more than {MOST_ENTRIES} records")
         if isinstance(answer, Changes):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from uuid import UUID
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +23,7 @@ from layer8.protocol.link_messages import (
     Part,
     Repair,
     body,
+    entries,
     linked,
 )
 
@@ -28,6 +31,21 @@ from layer8.protocol.link_messages import (
 def entry(number: int, alias: str = "a", state: State = State.UP, topics: tuple[str, ...] = ()) -> Entry:
     record = HealthRecord(uuid=UUID(int=number + 1), alias=alias, state=state, host="h", topics=topics)
     return Entry(record, credential="c")
+
+
+class NewerRecord(HealthRecord, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """As a later version of layer8 has it."""
+
+    news: str = ""
+
+
+class NewerEntry(Entry, frozen=True, gc=False, array_like=True):
+    news: int = 0
+
+
+def newer(number: int, alias: str = "a") -> Entry:
+    record = NewerRecord(uuid=UUID(int=number + 1), alias=alias, host="h", news="unheard of")
+    return NewerEntry(record, credential="c", news=7)
 
 
 def table(side: Home | Mirror) -> dict[UUID, Entry]:
@@ -98,9 +116,9 @@ class Wire:
         answer: Changes | Repair | None
         match message:
             case Delta():
-                answer = self.mirror.delta(message)
+                answer = self.mirror.delta(message, entries(message))
             case Part():
-                answer = self.mirror.part(message)
+                answer = self.mirror.part(message, entries(message))
             case Digest():
                 answer = self.mirror.digest(message)
             case _:
@@ -184,9 +202,31 @@ def test_a_loss_that_nothing_follows_is_noticed_by_the_digest(wire: Wire) -> Non
 
 
 def test_a_mirror_that_differs_for_whatever_reason_is_repaired(wire: Wire) -> None:
-    wire.mirror._apply([entry(3, alias="wrong")], [])
+    wire.mirror._apply([(entry(3, alias="wrong"), b"wrong")], [])
     wire.settle()
     assert table(wire.mirror) == table(wire.home)
+
+
+def test_a_mirror_that_cannot_read_all_that_a_newer_home_says_agrees_with_it() -> None:
+    wire = Wire()
+    wire.change(*(newer(number) for number in range(5)))
+    wire.connect()
+    wire.settle()
+    wire.change(newer(3, alias="b"), newer(7))
+    wire.settle()
+    assert wire.whole == 1
+    assert not wire.to_home
+    assert wire.shown == {UUID(int=n + 1): entry(n, alias="b" if n == 3 else "a") for n in (0, 1, 2, 3, 4, 7)}
+
+
+def test_a_mirror_that_could_read_more_than_an_older_home_says_agrees_with_it() -> None:
+    told = msgspec.msgpack.encode([{"uuid": UUID(int=1), "host": "h", "alias": None}, "c"])  # not as it is written now
+    digest = hashlib.blake2b(told, digest_size=16).digest()
+    mirror = Mirror()
+    mirror.connected(1)
+    part = Part(sequence=1, number=0, last=True, entries=(msgspec.Raw(told),))
+    assert isinstance(mirror.part(part, entries(part)), Changes)
+    assert mirror.digest(Digest(sequence=1, count=1, digest=digest)) is None
 
 
 def test_a_state_that_is_cut_in_the_middle_changes_nothing() -> None:

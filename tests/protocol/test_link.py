@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from layer8.protocol.codec import ProtocolViolation
 from layer8.protocol.link import LinkHandshake, LinkRefusal, Self, State
 from layer8.protocol.link_messages import (
+    Delta,
     Handshake,
     LinkHello,
     LinkProof,
@@ -22,6 +23,7 @@ from layer8.protocol.link_messages import (
     LinkRefused,
     LinkStart,
     body,
+    entries,
     handshake,
     linked,
 )
@@ -222,3 +224,9 @@ def test_a_kind_that_a_newer_vnet_may_send_on_a_link_is_passed_over() -> None:
         linked(msgspec.msgpack.encode({"t": "delta", "sequence": "x"}))
     with pytest.raises(ProtocolViolation):
         linked(body(LinkRefused(code="x")))
+
+
+@pytest.mark.parametrize("raw", [b"\x00", b"\xc1", msgspec.msgpack.encode([{"uuid": "x"}])])
+def test_a_record_of_a_directory_that_is_none_is_a_violation(raw: bytes) -> None:
+    with pytest.raises(ProtocolViolation):
+        entries(Delta(sequence=1, put=(msgspec.Raw(raw),)))

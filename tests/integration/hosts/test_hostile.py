@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 
 from layer8.dataplane import Flag, Kind, Reason, Target
@@ -87,7 +88,7 @@ class Evil:
         if identity:
             leaf = certificates.certificate_from_pem((Path(identity) / "identity.pem").read_bytes())
             credential = f"{leaf.issuer.public_bytes().hex()} {leaf.serial_number:x}"
-        entries = tuple(Entry(record, credential) for record in records)
+        entries = tuple(msgspec.Raw(msgspec.msgpack.encode(Entry(record, credential))) for record in records)
         self.say(Part(sequence=1, number=0, last=True, entries=entries))
         self.say(Open())
 
