@@ -47,6 +47,7 @@ class HealthRecord(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_def
     vnet: str = ""
     principal: str = ""
     program: str = ""
+    version: str = ""  # of layer8 that its process runs; "": it does not say
     services: tuple[str, ...] = ()  # names under which it answers requests
     topics: tuple[str, ...] = ()
     pid: int = 0

@@ -72,7 +72,7 @@ import hashlib, pathlib, sys
 root = pathlib.Path(sys.argv[1])
 digest = hashlib.sha256(f"{sys.version} {root}".encode())
 build = root / "cffi_build"
-for path in sorted([root / "pyproject.toml", root / "scripts" / "environment.sh", *build.rglob("*.[ch]"), *build.glob("*.txt")]):
+for path in sorted([root / "pyproject.toml", root / "scripts" / "environment.sh", root / "layer8" / "version.py", *build.rglob("*.[ch]"), *build.glob("*.txt")]):
     digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
 print(digest.hexdigest())
 PYTHON

@@ -13,6 +13,7 @@ from layer8.cli.output import duration_text, make_console, make_table, print_jso
 from layer8.errors import Layer8Error, VnetNotFound
 from layer8.health.host import Finding, Level, examine
 from layer8.protocol.control import Ping
+from layer8.version import VERSION
 from layer8.vnic.control import ControlClient
 
 _SIGNS = {Level.OK: "ok", Level.WARNING: "look", Level.BAD: "BAD"}
@@ -51,7 +52,7 @@ def _vnet(settings: Settings) -> Iterator[Finding]:
     try:
         with ControlClient(settings.vnet, timeout=settings.seconds(1.0)) as client:
             begun = time.perf_counter()
-            client.request(Ping(id=0))
+            version = client.request(Ping(id=0)).text or "unknown"
             seconds = time.perf_counter() - begun
     except VnetNotFound as error:
         yield Finding(
@@ -63,4 +64,13 @@ def _vnet(settings: Settings) -> Iterator[Finding]:
     except Layer8Error as error:
         yield Finding(what="Vnet", level=Level.BAD, found=str(error), advice="use the settings that its owner gave you")
     else:
-        yield Finding(what="Vnet", level=Level.OK, found=f"{settings.vnet} answers in {duration_text(seconds)}")
+        found = f"{settings.vnet} answers in {duration_text(seconds)}; it runs layer8 {version}"
+        if version == VERSION:
+            yield Finding(what="Vnet", level=Level.OK, found=found)
+        else:
+            yield Finding(
+                what="Vnet",
+                level=Level.WARNING,
+                found=f"{found}, and this command is of layer8 {VERSION}",
+                advice="after an upgrade: restart the Vnet, then the programs when convenient",
+            )

@@ -25,6 +25,7 @@ import click
 
 from layer8.cli.context import Settings, global_options
 from layer8.errors import Layer8Error, Unreachable, VnetNotFound
+from layer8.version import VERSION
 
 DONE, FAILED, USAGE, NOBODY, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -92,13 +93,7 @@ class Commands(click.Group):
 
 def _version(context: click.Context, parameter: click.Parameter, value: bool) -> None:
     if value and not context.resilient_parsing:
-        import importlib.metadata  # which takes a tenth of the start of a command
-
-        try:
-            version = importlib.metadata.version("layer8")
-        except importlib.metadata.PackageNotFoundError:
-            version = "(not installed)"
-        click.echo(f"layer8 {version}")
+        click.echo(f"layer8 {VERSION}")
         context.exit()
 
 

@@ -110,7 +110,7 @@ def health_table(records: Iterable[HealthRecord]) -> Table:
     columns = ["ALIAS", "UUID", *(["HOST"] if hosts else []), "KIND", ">PID", "STATE", ">SINCE"]
     figures = [">SENT", ">BYTES", ">RECEIVED", ">BYTES", ">LOST", ">CPU%", ">MEMORY", ">FILES", ">FILL%"]
     return make_table(
-        [*columns, *figures, "SERVICES", "ALARMS", "REASON"],
+        [*columns, *figures, "VERSION", "SERVICES", "ALARMS", "REASON"],
         (
             [
                 record.alias or "-",
@@ -129,6 +129,7 @@ def health_table(records: Iterable[HealthRecord]) -> Table:
                 size_text(record.memory),
                 str(record.open_files or "-"),
                 f"{100 * record.fill:.0f}",
+                record.version or "-",
                 ", ".join(record.services) or "-",
                 ", ".join(record.alarms) or "-",
                 record.reason or "-",

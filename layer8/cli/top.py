@@ -164,6 +164,7 @@ def _own_record(snapshot: Snapshot) -> HealthRecord:
         host=snapshot.host,
         vnet=snapshot.name,
         pid=snapshot.pid,
+        version=snapshot.version,
         started=snapshot.started,
         since=snapshot.started,
         messages_in=records,
@@ -178,6 +179,7 @@ def _record(snapshot: Snapshot, port: PortStatus) -> HealthRecord:
         alias=port.alias or None,
         host=snapshot.host,
         vnet=snapshot.name,
+        version=port.version,
         pid=port.pid,
         state=State(port.state),
         reason=port.reason,
@@ -296,8 +298,11 @@ def _headline(frame: Frame) -> Text:
     vnets = [record for record in frame.records if record.kind == "vnet"]
     vnics = len(frame.records) - len(vnets)
     hosts = len({record.host for record in frame.records})
+    versions = ", ".join(sorted({record.version or "unknown" for record in vnets}))
     text = Text(time.strftime("%H:%M:%S", time.localtime(frame.time)), style="bold")
     text.append(f"  {vnics} Vnics on {hosts} host{'s' if hosts != 1 else ''}", style="")
+    if versions:
+        text.append(f"  layer8 {versions}", style="")
     if frame.source == "status segment":
         note = f"  the Vnet does not answer ({frame.vnet}): its status segment, {age_text(frame.age)} old"
         text.append(note, style="bold red")

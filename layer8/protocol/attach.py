@@ -38,6 +38,7 @@ from layer8.errors import Layer8Error, NotAuthorized, SecurityMismatch
 from layer8.protocol.codec import LENGTH_BYTES, UNPROVEN_BYTES, Frame, ProtocolViolation, Unknown, encode
 from layer8.protocol.control import PROTOCOL_VERSION, Attach, Attached, Challenge, Hello, Refused, Wire
 from layer8.protocol.statement import Channel, Principal, Prover, Purpose, Role, Statement, short
+from layer8.version import VERSION
 
 ATTACH_SECONDS = 3.0
 """How long a Vnet waits for the proof of whoever connects."""
@@ -100,6 +101,7 @@ class VnicAttach:
             pid=pid,
             program=program,
             chime=chime,
+            release=VERSION,
         )
         self._seen = seen
         self._nonce = secrets.token_bytes(NONCE_BYTES) if nonce is None else nonce

@@ -54,7 +54,8 @@ class Challenge(Wire, frozen=True, tag="challenge"):
 class Attach(Wire, frozen=True, tag="attach"):
     """`observer`: control only, no segment, no port (tools). `resume`: the secret of an earlier attach, or empty.
     `adopt`: the segment is the one of that attach, and is to be taken over as it is. `chime`: the Vnic sleeps in a
-    loop; a second descriptor comes with Attached that becomes readable when it is to look."""
+    loop; a second descriptor comes with Attached that becomes readable when it is to look. `release`: the version of
+    layer8 in this program."""
 
     uuid: UUID
     proof: bytes
@@ -65,6 +66,7 @@ class Attach(Wire, frozen=True, tag="attach"):
     pid: int = 0
     program: str = ""
     chime: bool = False
+    release: str = ""
 
 
 class Attached(Wire, frozen=True, tag="attached"):
@@ -254,6 +256,8 @@ class Resume(Wire, frozen=True, tag="resume"):
 
 
 class Ping(Wire, frozen=True, tag="ping"):
+    """Done.text: the version of layer8 that the Vnet runs."""
+
     id: int
 
 

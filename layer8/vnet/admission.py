@@ -73,7 +73,8 @@ class Newcomer:
         self.owner = owner
         self.uuid = attach.uuid
         self.alias = attach.alias
-        self.program = "".join(sign if sign.isprintable() else "?" for sign in attach.program[:64])
+        self.program = _shown(attach.program)
+        self.version = _shown(attach.release)
         self.principal = principal
         self.port = port
         self.size = size
@@ -375,6 +376,11 @@ class Admission:
             self._stream.finish(refused)
         if not self._proved and asyncio.current_task() is not self.task:
             self.task.cancel()
+
+
+def _shown(text: str) -> str:
+    """What it says of itself, as people may see it."""
+    return "".join(sign if sign.isprintable() else "?" for sign in text[:64])
 
 
 def _descriptors(port: BoardPort | None) -> tuple[int, ...]:

@@ -103,7 +103,7 @@ class HealthDesk:
         assert session.port is not None
         newcomer = session.newcomer
         is_cut = None if newcomer.far is None else newcomer.far.is_cut
-        self.statistics.add(session.port, session.pid, newcomer.program, is_cut)
+        self.statistics.add(session.port, session.pid, newcomer.program, newcomer.version, is_cut)
         self.changed(session)
         self._rounds.wake()
 
@@ -256,4 +256,5 @@ class HealthDesk:
                 cpu=known.cpu if known is not None else 0.0,
                 memory=known.memory if known is not None else 0,
                 alarms=known.alarms if known is not None else (),
+                version=session.newcomer.version,
             )

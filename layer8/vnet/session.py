@@ -57,6 +57,7 @@ from layer8.protocol.control import (
     Wire,
 )
 from layer8.security.provider import Action, Principal, Resource, ResourceKind
+from layer8.version import VERSION
 from layer8.vnet.admission import Newcomer
 from layer8.vnet.board_port import BoardPort, PortState
 from layer8.vnet.config import VnetConfig
@@ -206,7 +207,7 @@ class Session:
             case Resume(id=id):
                 self._start(self._resume(id, self.own_port()))
             case Ping(id=id):
-                self._stream.send(Done(id=id))
+                self._stream.send(Done(id=id, text=VERSION))
             case Reload() | Explain() | AuditPlace() | Principals() | Renewal() | Reprove():
                 self._start(self._administer(message))
             case Watch() | WatchAck() | Unwatch() | Announce() | Elect() | Lead() | Unelect() | Report() | ReadReport():

@@ -15,6 +15,7 @@ from uuid import UUID
 from layer8.dataplane import PortCounters
 from layer8.health.process import ProcessReader
 from layer8.health_record import HealthRecord, LinkRecord, State
+from layer8.version import VERSION
 from layer8.vnet.board_port import BoardPort, PortState
 
 REFRESH_SECONDS = 1.0
@@ -40,6 +41,7 @@ class _Seen:
     since: float
     heard: float
     program: str
+    version: str
     state: State = State.UP
     taken: int = 0  # messages that it had sent
     given: int = 0  # bytes that had been delivered to it, records' headers included
@@ -62,11 +64,20 @@ class Statistics:
         self._seen: dict[int, _Seen] = {}  # by number of port
         self._reading = asyncio.Lock()
 
-    def add(self, port: BoardPort, pid: int, program: str = "", is_cut: Callable[[], bool] | None = None) -> None:
+    def add(
+        self,
+        port: BoardPort,
+        pid: int,
+        program: str = "",
+        version: str = "",
+        is_cut: Callable[[], bool] | None = None,
+    ) -> None:
         """A port of the process `pid` (0: of another namespace, or host) is there from now on. `is_cut`: of a far Vnic,
         whether its connection is."""
         now = time.time()
-        self._seen[port.number] = _Seen(started=now, since=now, heard=now, program=program, is_cut=is_cut)
+        self._seen[port.number] = _Seen(
+            started=now, since=now, heard=now, program=program, version=version, is_cut=is_cut
+        )
         self.watch(pid)
 
     def remove(self, port: BoardPort, pid: int) -> None:
@@ -166,6 +177,7 @@ class Statistics:
             vnet=self._vnet,
             principal=port.principal.uri,
             program=seen.program,
+            version=seen.version,
             services=() if draining else port.services,
             topics=tuple(sorted(set(port.topics.values()))),
             pid=pid,
@@ -208,6 +220,7 @@ class Statistics:
             host=self._host,
             vnet=self._vnet,
             principal=principal,
+            version=VERSION,
             pid=pid,
             create_time=_create_time(process),
             started=started,

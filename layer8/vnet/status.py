@@ -45,6 +45,7 @@ _CELL = 256
 _BASE_BYTES, _PORT_BYTES = 8192, 512
 _TEXT_MAX = 64
 _TRIES = 100
+_ANOTHER = "written by another version of layer8; use the `layer8` command that is installed with the Vnet"
 
 
 class StatusError(Layer8Error):
@@ -78,6 +79,7 @@ class PortStatus(msgspec.Struct, frozen=True, gc=False, array_like=True):
     cpu: float = 0.0
     memory: int = 0
     alarms: tuple[str, ...] = ()
+    version: str = ""
 
 
 class Snapshot(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -99,6 +101,7 @@ class Snapshot(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_default
     http: str = ""  # "host:port" of the HTTP port
     alarms: tuple[str, ...] = ()  # that are raised, in words
     links: tuple[LinkRecord, ...] = ()
+    version: str = ""  # of layer8
 
 
 class HealthStatus(TypedDict):
@@ -226,9 +229,7 @@ class StatusReader:
         try:
             memory = posix_ipc.SharedMemory(self.name, flags=0, read_only=True)
         except posix_ipc.ExistentialError:
-            raise StatusError(
-                self.name, "there is none: no Vnet runs there", True
-            ) from None
+            raise StatusError(self.name, "there is none: no Vnet runs there", True) from None
         except (posix_ipc.PermissionsError, PermissionError):
             raise StatusError(self.name, f"uid {os.geteuid()} may not read it: only the Vnet's own user may") from None
         except (posix_ipc.Error, OSError) as error:
@@ -246,7 +247,7 @@ class StatusReader:
         self._layout = _Layout(snapshot_bytes, cells)
         if magic != _MAGIC or version != STATUS_VERSION or cell != _CELL or self._layout.total > about.st_size:
             self.close()
-            raise StatusError(self.name, f"has another layout (version {version}, this is {STATUS_VERSION})")
+            raise StatusError(self.name, f"has another layout ({version}, here {STATUS_VERSION}), {_ANOTHER}")
 
     def __enter__(self) -> Self:
         return self
@@ -258,13 +259,16 @@ class StatusReader:
 
     def snapshot(self) -> Snapshot:
         """The newest whole snapshot."""
+        why = "shows no whole snapshot"
         for _ in range(_TRIES):
             (number,) = _LATCH.unpack_from(self._map, _PAGE)
             data = self._load(self._layout.place(number), self._layout.snapshot_bytes) if number else None
             if data is not None and _LATCH.unpack_from(self._map, _PAGE) == (number,):
-                with contextlib.suppress(msgspec.DecodeError):
+                try:
                     return msgspec.msgpack.decode(data, type=Snapshot)
-        raise StatusError(self.name, "shows no whole snapshot")
+                except msgspec.DecodeError as error:
+                    why = f"cannot be read ({error}), {_ANOTHER}"
+        raise StatusError(self.name, why)
 
     def events(self, after: int = 0) -> list[StatusEvent]:
         """The events still there with a number above `after`, oldest first."""

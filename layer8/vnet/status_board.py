@@ -17,6 +17,7 @@ from typing import Protocol
 from uuid import UUID
 
 from layer8.dataplane import SwitchCounters
+from layer8.version import VERSION
 from layer8.vnet.config import VnetConfig
 from layer8.vnet.status import HealthStatus, PortStatus, Snapshot, StatusWriter
 
@@ -99,6 +100,7 @@ class StatusBoard:
                 listen=shown.listens(),
                 switch=dataclasses.asdict(shown.switch_counters()),
                 ports=ports,
+                version=VERSION,
                 **shown.health_status(),
             )
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from layer8.bench import nats_pair
+from layer8.version import VERSION
 
 from .conftest import Command
 
@@ -14,7 +15,15 @@ def test_doctor_says_how_this_host_is(layer8: Command) -> None:
     assert done.returncode in (0, 1)
     assert done.stderr == b""
     text = done.stdout.decode()
-    for what in ("kernel", "cores", "descriptors", "/dev/shm", "clock source", "default answers in"):
+    for what in (
+        "kernel",
+        "cores",
+        "descriptors",
+        "/dev/shm",
+        "clock source",
+        "default answers in",
+        f"it runs layer8 {VERSION}",
+    ):
         assert what in text
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from layer8 import Vnic
 from layer8.testing import running_vnet
+from layer8.version import VERSION
 
 from .conftest import PATIENCE, Command
 
@@ -30,6 +31,8 @@ def test_ps_lists_a_vnic_with_its_process(layer8: Command, make_vnic: MakeVnic, 
     assert header.split()[:5] == ["ALIAS", "UUID", "KIND", "PID", "STATE"]
     row = next(row.split() for row in rows if name in row)
     assert row[:5] == [name, str(vnic.uuid), "vnic", str(os.getpid()), "UP"]
+    at = header.index("VERSION")
+    assert {row[at:].split()[0] for row in rows} == {VERSION}  # of the Vnet's too
 
 
 def test_ps_speaks_json(layer8: Command, make_vnic: MakeVnic, name: str) -> None:

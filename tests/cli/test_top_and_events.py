@@ -17,6 +17,7 @@ import pytest
 
 from layer8 import Vnic
 from layer8.testing import RunningVnet, running_vnet
+from layer8.version import VERSION
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Command
@@ -70,6 +71,7 @@ def test_top_shows_who_does_how_much(layer8: Command, make_vnic: MakeVnic, name:
     text = layer8("top", "--count", "1").stdout.decode()
     assert name in text
     assert "FILL%" in text
+    assert f"layer8 {VERSION}" in text
 
 
 def test_top_ends_with_ctrl_c_and_without_a_vnet_at_once(layer8: Command) -> None:
@@ -100,6 +102,8 @@ def test_top_goes_on_from_the_status_segment_while_the_vnet_stands_still(
                 assert str(vnic.uuid) in [record["uuid"] for record in frame["records"]]
                 once = layer8("top", "--count", "1", environ=environ)
                 assert b"does not answer (stopped)" in once.stdout
+                assert f"layer8 {VERSION}".encode() in once.stdout
+                assert {record["version"] for record in frame["records"]} == {VERSION}
             while frame["source"] != "directory":
                 frame = json.loads(top.stdout.readline())
 

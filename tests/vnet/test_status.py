@@ -133,6 +133,40 @@ def test_damage_is_an_error_and_not_a_wrong_answer(path: Path) -> None:
     writer.close()
 
 
+class NewerSnapshot(Snapshot, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """As a later version of layer8 has it."""
+
+    news: str = ""
+
+
+class NewerPort(PortStatus, frozen=True, gc=False, array_like=True):
+    news: int = 0
+
+
+def test_what_a_newer_vnet_says_more_is_passed_over(path: Path) -> None:
+    port = NewerPort(uuid=uuid4(), alias="a", news=7)
+    fields = {name: getattr(snapshot(), name) for name in Snapshot.__struct_fields__} | {"ports": (port,)}
+    writer = StatusWriter(path, started=0.0, ports=1, events=1)
+    writer.write(NewerSnapshot(**fields, news="unheard of"))
+    with StatusReader(path) as reader:
+        assert reader.snapshot().ports == (PortStatus(uuid=port.uuid, alias="a"),)
+    writer.close()
+
+
+def test_a_segment_of_another_version_says_which_command_reads_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as later:
+        later.setattr(status, "STATUS_VERSION", status.STATUS_VERSION + 1)
+        writer = StatusWriter(path, started=0.0, ports=1, events=1)
+    with pytest.raises(StatusError, match=r"layout \(2, here 1\).* installed with the Vnet"):
+        StatusReader(path)
+    writer.close()
+    writer = StatusWriter(path, started=0.0, ports=1, events=1)
+    writer.write(msgspec.structs.replace(snapshot(), started="yesterday"))  # of another type
+    with StatusReader(path) as reader, pytest.raises(StatusError, match=r"installed with the Vnet"):
+        reader.snapshot()
+    writer.close()
+
+
 def test_a_segment_of_no_size_is_refused(path: Path) -> None:
     memory = posix_ipc.SharedMemory(status.status_name(path), posix_ipc.O_CREX, mode=0o600)
     memory.close_fd()

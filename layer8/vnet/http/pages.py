@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
-import importlib.metadata
 import importlib.resources
 import ipaddress
 import logging
@@ -34,6 +33,7 @@ from layer8.health.directory import Appeared, Changed, Event
 from layer8.health_record import HealthRecord, State
 from layer8.rendezvous import split_address
 from layer8.security.provider import Action, Principal, Resource, ResourceKind
+from layer8.version import VERSION
 from layer8.vnet.health_wing import HealthWing, Ready
 from layer8.vnet.http.listener import HttpListener, Request, Response
 from layer8.vnet.http.live import Live
@@ -210,7 +210,7 @@ class HttpPort:
         assert own is not None
         return Reading(
             vnet=own,
-            version=_version(),
+            version=VERSION,
             local=tuple(record for record in records if record.host == desk.host and record.vnet == own.vnet),
             states=Counter(record.state for record in records),
             switch=asdict(self._vnet.switch_counters()),
@@ -230,10 +230,3 @@ def _cookie(header: str) -> str:
     except CookieError:
         return ""
     return found.value if found is not None else ""
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("layer8")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
