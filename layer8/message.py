@@ -230,7 +230,8 @@ class Request(Message, frozen=True, gc=False, eq=False, kw_only=True):
 class Undeliverable(msgspec.Struct, frozen=True, gc=False):
     """A message that was accepted and did not arrive. `reason` "unknown": it may have arrived.
 
-    `to`: the name it was sent to. `sequence`: what send returned. `size`: bytes of its payload.
+    `to`: the name it was sent to. `sequence`: what send returned. `size`: bytes of its payload; of a message in
+    fragments that was refused before its last one, rounded up to whole fragments.
     """
 
     to: UUID | str

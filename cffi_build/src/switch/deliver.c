@@ -116,6 +116,15 @@ static uint64_t sequence_of_message(const struct layer8_record *record) {
     return record->fragments > 1 && own_correlation ? record->correlation : record->sequence;
 }
 
+/* Only the last fragment says how long the message is. */
+static uint32_t size_of_message(const struct layer8_record *record) {
+    if (record->fragments <= 1) {
+        return record->length - record->headers;
+    }
+    return (record->fragments - 1u) * LAYER8_FRAGMENT_BYTES +
+           ((record->flags & LAYER8_LAST) != 0 ? record->length : LAYER8_FRAGMENT_BYTES);
+}
+
 void layer8_report(layer8_switch *sw, port_t *source, const struct layer8_record *record, uint16_t reason,
                    const uint8_t *to) {
     COUNT(source->undeliverable, 1);
@@ -139,8 +148,7 @@ void layer8_report(layer8_switch *sw, port_t *source, const struct layer8_record
         .correlation = record->kind == LAYER8_REQUEST ? record->correlation : 0,
         .fragments = 1,
         .missed = 1,
-        .ttl = record->fragments > 1 ? (uint32_t)record->fragments * LAYER8_FRAGMENT_BYTES
-                                     : record->length - record->headers,
+        .ttl = size_of_message(record),
     };
     if (to != NULL) {
         memcpy(notice.source, to, sizeof notice.source);
