@@ -372,9 +372,7 @@ def _scrape_until(ended: threading.Event, once: Callable[[], float]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "what", nargs="*", help="as above; all by default"
-    )
+    parser.add_argument("what", nargs="*", help="as above; all by default")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--cuts", type=int, default=5)
     parser.add_argument("--stops", type=int, default=10)

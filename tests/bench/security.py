@@ -1,9 +1,9 @@
 """security.py [attach|messages|reload]: what security costs. Without an argument, all three. Only reports.
 
-    attach      from Vnic(...) to the Vnic attached: with the full handshake by certificate, and of the same uid
-    messages    rate and round trip without a policy and with one of 1,000 rules, taken in turn: their ratio
-    reload      a policy of 10,000 rules replaced while 1,000 ports are attached, and the latest message of a pair that
-                talks meanwhile; LAYER8_BENCH_PORTS changes the number of ports
+attach      from Vnic(...) to the Vnic attached: with the full handshake by certificate, and of the same uid
+messages    rate and round trip without a policy and with one of 1,000 rules, taken in turn: their ratio
+reload      a policy of 10,000 rules replaced while 1,000 ports are attached, and the latest message of a pair that
+            talks meanwhile; LAYER8_BENCH_PORTS changes the number of ports
 """
 
 from __future__ import annotations

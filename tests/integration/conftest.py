@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -171,3 +172,16 @@ def nothing_stays(vnet: RunningVnet, make_vnic: MakeVnic) -> Callable[[], None]:
             time.sleep(0.02)
 
     return check
+
+
+@pytest.fixture(scope="session")
+def kill_points() -> str:
+    """A directory for the search path of a Vnet that shall die at a certain point."""
+    root = Path(__file__).parents[2]
+    directory = root / "build" / "kill-points"
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".lock").open("w") as lock:  # several workers may want it at the same time
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        build = f'source "{root}/scripts/environment.sh" && layer8_kill_points "{directory}"'
+        subprocess.run(["bash", "-euc", build], check=True)
+    return str(directory)

@@ -8,7 +8,6 @@ scripts/adoption-soak sets both.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import random
 import shutil
@@ -252,19 +251,6 @@ def kill_at(
         while vnet.pid is not None and time.monotonic() < deadline:
             time.sleep(0.005)
     return vnet.pid is None
-
-
-@pytest.fixture(scope="session")
-def kill_points() -> str:
-    """A directory for the search path of a Vnet that shall die at a certain point."""
-    root = Path(__file__).parents[2]
-    directory = root / "build" / "kill-points"
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".lock").open("w") as lock:  # several workers may want it at the same time
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        build = f'source "{root}/scripts/environment.sh" && layer8_kill_points "{directory}"'
-        subprocess.run(["bash", "-euc", build], check=True)
-    return str(directory)
 
 
 @WATCHDOG

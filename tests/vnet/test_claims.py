@@ -44,9 +44,7 @@ class Forger:
     ) -> None:
         self.sequence += 1
         number = self.sequence if sequence is None else sequence
-        record = _RECORD.pack(
-            len(payload), 1, 3, 0, slot, generation, 0, 0, source, number, 0, 0, 1, principal, 0, 0
-        )
+        record = _RECORD.pack(len(payload), 1, 3, 0, slot, generation, 0, 0, source, number, 0, 0, 1, principal, 0, 0)
         (tail,) = struct.unpack_from("<Q", self.memory, _TAIL)
         whole = record + payload + bytes(-len(payload) % 64)
         self.memory[_RING + tail : _RING + tail + len(whole)] = whole
