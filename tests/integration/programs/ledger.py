@@ -21,13 +21,24 @@ def seal(payload: bytes, headers: Headers | None) -> int:
 
 
 def figures(stats: VnicStats) -> dict[str, object]:
-    """What the end of a storm is judged by: what was too late, and what is left over."""
+    """What the end of a storm is judged by. `left`: what is to be nothing when all is over."""
     port = stats.port
+    if port is None:
+        return {"attachments": stats.attachments, "late": 0, "doubles": 0, "aborted": 0, "left": {"away": 1}}
+    left = {
+        "begun": port.assembling_bytes,
+        "unsent": port.transmit_fill,
+        "held": port.hold_fill,
+        "unread": port.receive_fill + stats.queued,
+        "outstanding": stats.outstanding,
+        "unanswered": stats.unanswered,
+    }
     return {
-        "state": stats.state,
         "attachments": stats.attachments,
-        "late": 0 if port is None else port.late_wakeups,
-        "doubles": 0 if port is None else port.duplicates_dropped,
+        "late": port.late_wakeups,
+        "doubles": port.duplicates_dropped,
+        "aborted": port.messages_aborted,
+        "left": {what: count for what, count in left.items() if count},
     }
 
 
@@ -69,6 +80,10 @@ class Sent:
 
     def __len__(self) -> int:
         return len(self._accepted)
+
+    def some_headers(self) -> Headers | None:
+        number = self.chance.randrange(100)
+        return {"content-type": "noise", "number": str(number), "bytes": bytes(number)} if number < 20 else None
 
     def some_bytes(self) -> bytes:
         chance = self.chance
