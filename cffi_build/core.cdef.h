@@ -38,6 +38,9 @@
 #define LAYER8_TOPICS 1024
 #define LAYER8_FRAGMENT_BYTES 65536
 #define LAYER8_HEADERS_MAX 4096
+#define LAYER8_HALF_BYTES 32
+#define LAYER8_GOING_MAX 255    /* messages in fragments that one port has begun and not ended */
+#define LAYER8_HALVES_MAX 1024  /* and those that are being received */
 
 #define LAYER8_NO_SOURCE 4294967295
 
@@ -103,6 +106,11 @@ void layer8_port_reopen(layer8_port *port);           /* ends `shut`, unless it 
 /* Drops messages in fragments that have begun and will not go on, because a Vnet has died: those of one source (16 bytes)
  * that died too or, with NULL, the requests and replies of all. The thread that receives. Returns how many. */
 uint32_t layer8_port_forget_begun(layer8_port *port, const uint8_t *source);
+/* What the Vnet that adopts this port must know, after layer8_port_shut: fills `table` with up to `max` entries of
+ * LAYER8_HALF_BYTES each, returns how many. The messages in fragments that this port goes on sending, and those of others
+ * that stand half here (the thread that receives). */
+uint32_t layer8_port_going(layer8_port *port, uint8_t *table, uint32_t max);
+uint32_t layer8_port_halves(layer8_port *port, uint8_t *table, uint32_t max);
 void layer8_port_wake(layer8_port *port);          /* wakes everybody who waits on this port, in this process */
 
 /* Sending. Thread-safe; never blocks. Returns the sequence (>= 1) or a negative status.
@@ -228,7 +236,9 @@ typedef struct layer8_link layer8_link;
 #define LAYER8_COMMAND_UNSUBSCRIBE 8   /* a: topic, b: the subscriber's topic number */
 #define LAYER8_COMMAND_QUIESCE 9       /* DONE when all transmit and hold rings are empty */
 #define LAYER8_COMMAND_STOP 10         /* layer8_switch_run returns */
-#define LAYER8_COMMAND_RESUME 11       /* the port's renewals are complete */
+#define LAYER8_COMMAND_RESUME 11       /* the port's renewals are complete. pointer, unless NULL: a entries of LAYER8_HALF_BYTES,
+                                          messages that its Vnic goes on sending, and b that stand half there: of those
+                                          the ones that do not go on are aborted */
 #define LAYER8_COMMAND_START 12        /* ends `frozen`: records move from now on */
 /* Links. A *link* is a number: a session with an adjacent Vnet, with or without a connection. A *proxy* is a port that
  * stands for a Vnic there, or for that Vnet itself as a subscriber; REMOVE_PORT, GRANT, REVOKE, JOIN_ALIAS, LEAVE_ALIAS,

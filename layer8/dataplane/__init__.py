@@ -6,6 +6,9 @@ it to its `Switch`, whose one thread moves the messages. What the numbers in rec
 
 from layer8.dataplane.codes import (
     FRAGMENT_BYTES,
+    GOING_MAX,
+    HALF_BYTES,
+    HALVES_MAX,
     HEADERS_MAX,
     NO_SOURCE,
     SLOTS,
@@ -38,6 +41,9 @@ __all__ = [
     "CONTROL_MAX",
     "FRAGMENT_BYTES",
     "FRAME_MAX",
+    "GOING_MAX",
+    "HALF_BYTES",
+    "HALVES_MAX",
     "HEADERS_MAX",
     "NO_SOURCE",
     "SLOTS",

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from layer8.dataplane._core import ffi, lib
-from layer8.dataplane.codes import HEADERS_MAX, Flag, Status, error_of_status
+from layer8.dataplane.codes import GOING_MAX, HALF_BYTES, HALVES_MAX, HEADERS_MAX, Flag, Status, error_of_status
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -317,6 +317,18 @@ class Port:
         """Drops messages in fragments that have begun and will not go on, because a Vnet has died: those of a source
         that died too or, without one, all requests and replies. For the thread that receives. Returns how many."""
         return lib.layer8_port_forget_begun(self._pointer, ffi.NULL if source is None else source.bytes)
+
+    def going(self) -> bytes:
+        """Of messages in fragments of this port that have begun and go on, after `shut`: what Command.RESUME takes."""
+        return self._told(lib.layer8_port_going, GOING_MAX)
+
+    def halves(self) -> bytes:
+        """The same of others' messages that stand half here. For the thread that receives."""
+        return self._told(lib.layer8_port_halves, HALVES_MAX)
+
+    def _told(self, tell: Callable[[CData, CData, int], int], most: int) -> bytes:
+        table = ffi.new("uint8_t[]", most * HALF_BYTES)
+        return ffi.buffer(table)[: tell(self._pointer, table, most) * HALF_BYTES]
 
     def close(self) -> None:
         """Shuts the port. Safe twice. The last reference to it gives the memory back."""

@@ -236,14 +236,17 @@ class Switch:
         b: int = 0,
         c: int = 0,
         d: int = 0,
-        pointer: SwitchPort | RemotePort | Link | UUID | None = None,
+        pointer: SwitchPort | RemotePort | Link | UUID | bytes | None = None,
     ) -> int:
-        """Gives a command: OK, or FULL when it must be given again later. Its event DONE carries `token`."""
+        """Gives a command: OK, or FULL when it must be given again later. Its event DONE carries `token`. Bytes are
+        copied."""
         given: CData
         if pointer is None:
             given = ffi.NULL
         elif isinstance(pointer, UUID):
             given = ffi.from_buffer("uint8_t[]", pointer.bytes)
+        elif isinstance(pointer, bytes):
+            given = ffi.from_buffer("uint8_t[]", pointer)
         else:
             given = pointer.pointer
         return lib.layer8_switch_command(self.pointer, kind, token, port, a, b, c, d, given)

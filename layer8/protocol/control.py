@@ -250,9 +250,15 @@ class Detach(Wire, frozen=True, tag="detach"):
 
 class Resume(Wire, frozen=True, tag="resume"):
     """An adopted port: all it had is renewed. Done when its records move again; `data`: the uuids of those who had been
-    attached and whose processes have ended meanwhile, as far as a message takes them."""
+    attached and whose processes have ended meanwhile, as far as a message takes them.
+
+    `going`: messages in fragments that this Vnic has begun and goes on sending, `halves`: those of others that stand
+    half in its memory, each as `struct layer8_half` (layout.h). What does not go on is aborted. None: not told.
+    """
 
     id: int
+    going: bytes | None = None
+    halves: bytes = b""
 
 
 class Ping(Wire, frozen=True, tag="ping"):

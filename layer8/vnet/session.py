@@ -204,8 +204,9 @@ class Session:
                     self._answer(id, left)
             case Detach(id=id):
                 self._detach(id)
-            case Resume(id=id):
-                self._start(self._resume(id, self.own_port()))
+            case Resume(id=id, going=going, halves=halves):
+                resumed = self._hall.board.resume(self.own_port(), going, halves)
+                self._start(self._resume(id, resumed))
             case Ping(id=id):
                 self._stream.send(Done(id=id, text=VERSION))
             case Reload() | Explain() | AuditPlace() | Principals() | Renewal() | Reprove():
@@ -248,9 +249,9 @@ class Session:
         if not self._closing:
             self.received(request, b"")
 
-    async def _resume(self, id: int, port: BoardPort) -> None:  # noqa: A002
+    async def _resume(self, id: int, resumed: asyncio.Future[int]) -> None:  # noqa: A002
         try:
-            status = await asyncio.shield(self._hall.board.resume(port))
+            status = await asyncio.shield(resumed)
         except SwitchStopped:
             self._stream.send(Failed(id=id, code="stopping", text="this Vnet is stopping"))
             return

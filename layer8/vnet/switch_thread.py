@@ -19,7 +19,7 @@ from layer8.dataplane import Command, Event, Link, Question, RemotePort, Status,
 _log = logging.getLogger("layer8.vnet")
 
 
-Pointer: TypeAlias = SwitchPort | RemotePort | Link | UUID | None
+Pointer: TypeAlias = SwitchPort | RemotePort | Link | UUID | bytes | None
 
 
 class SwitchStopped(Exception):

@@ -19,7 +19,20 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 from uuid import UUID
 
-from layer8.dataplane import SLOTS, TOPICS, Allow, Command, Reason, SlotState, Status, SwitchPort, Target
+from layer8.dataplane import (
+    GOING_MAX,
+    HALF_BYTES,
+    HALVES_MAX,
+    SLOTS,
+    TOPICS,
+    Allow,
+    Command,
+    Reason,
+    SlotState,
+    Status,
+    SwitchPort,
+    Target,
+)
 from layer8.names import check_alias, check_topic
 from layer8.security.provider import Action, Principal, Resource, ResourceKind
 from layer8.vnet.board_port import BoardPort, Handle, PortState
@@ -168,9 +181,14 @@ class Switchboard:
         if status != Status.OK:
             raise Refusal("limit", f"the switch grants no handle ({Status(status).name})")
 
-    def resume(self, port: BoardPort) -> asyncio.Future[int]:
-        """An adopted port has renewed what it had: its records may move."""
-        return self._command(Command.RESUME, port.number)
+    def resume(self, port: BoardPort, going: bytes | None = None, halves: bytes = b"") -> asyncio.Future[int]:
+        """An adopted port has renewed what it had: its records may move. The rest is as in Resume. Raises Refusal."""
+        if going is None:
+            return self._command(Command.RESUME, port.number)
+        counts = [len(told) // HALF_BYTES for told in (going, halves)]
+        if (len(going) | len(halves)) % HALF_BYTES or counts[0] > GOING_MAX or counts[1] > HALVES_MAX:
+            raise Refusal("invalid", "that is no list of messages")
+        return self._command(Command.RESUME, port.number, a=counts[0], b=counts[1], pointer=going + halves)
 
     def drain(self, port: BoardPort) -> asyncio.Future[int] | None:
         """Takes a port out of its alias; None when it is in none."""

@@ -211,10 +211,11 @@ class Core:
                     granted, allows = (False, "") if isinstance(answer, Failed) else (True, answer.text)
                     self.outbox.handles.renew(attachment, handle, granted, allows)
                 self.outbox.handles.renewed()
-                answer = self.keeper.ask(attachment, Resume(id=0), deadline)
+                going, halves = attachment.port.going(), attachment.port.halves()  # nobody reads before `_install`
+                answer = self.keeper.ask(attachment, Resume(id=0, going=going, halves=halves), deadline)
                 if isinstance(answer, Failed):
                     raise ConnectionLost(f"the Vnet does not go on with this port: {answer.text}")
-                for source in answer.data:  # nobody reads before `_install`
+                for source in answer.data:
                     attachment.port.forget_begun(UUID(bytes=source))
                 attachment.port.reopen()
             self._renew_orders(attachment, deadline)

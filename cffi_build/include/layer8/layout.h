@@ -160,6 +160,18 @@ static_assert(offsetof(struct layer8_record, sequence) == 32, "layout");
 static_assert(offsetof(struct layer8_record, correlation) == 40, "layout");
 static_assert(offsetof(struct layer8_record, principal) == 52, "layout");
 
+/* A message in fragments that has begun and not ended, as a Vnic tells it the Vnet that adopts its port: one of its own that it
+ * goes on sending (source: 0), or one that stands half in its memory. */
+struct layer8_half {
+    uint8_t source[16];
+    uint64_t correlation;
+    uint16_t slot, generation;
+    uint16_t topic; /* own: the fragment that comes next. Of a publication that stands half: the receiver's own number */
+    uint16_t kind;  /* unicast or publish: of requests and replies both sides know that they are over */
+};
+
+static_assert(sizeof(struct layer8_half) == 32, "what a Vnic tells of one message");
+
 struct layer8_segment_header {
     uint64_t magic;
     uint32_t version;

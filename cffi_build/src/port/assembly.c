@@ -156,6 +156,23 @@ uint32_t layer8_assemblies_forget(struct layer8_assemblies *assemblies, const ui
     return count;
 }
 
+uint32_t layer8_assemblies_tell(const struct layer8_assemblies *assemblies, struct layer8_half *table, uint32_t max) {
+    uint32_t count = 0;
+    for (uint32_t n = 0; n < assemblies->count && count < max; n++) {
+        const struct layer8_record *first = &assemblies->open[n]->first;
+        if (first->kind <= LAYER8_PUBLISH) {
+            struct layer8_half *half = &table[count++];
+            *half = (struct layer8_half){.correlation = first->correlation,
+                                         .slot = first->slot,
+                                         .generation = first->generation,
+                                         .topic = first->topic,
+                                         .kind = first->kind};
+            memcpy(half->source, first->source, sizeof half->source);
+        }
+    }
+    return count;
+}
+
 void layer8_assemblies_reuse(struct layer8_assemblies *assemblies) {
     while (assemblies->done_count > 0) {
         drop(assemblies, assemblies->done[--assemblies->done_count]);

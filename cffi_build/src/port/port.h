@@ -18,8 +18,8 @@
 
 #define LAYER8_BATCH_RECORDS 256u
 #define LAYER8_BATCH_BYTES 65536u      /* a batch ends with the record that reaches this */
-#define LAYER8_OPEN_MESSAGES 255u      /* messages in fragments that this port has begun and not ended */
-#define LAYER8_ASSEMBLIES 1024u        /* messages in fragments that are being received */
+#define LAYER8_OPEN_MESSAGES ((uint32_t)LAYER8_GOING_MAX)
+#define LAYER8_ASSEMBLIES ((uint32_t)LAYER8_HALVES_MAX)
 #define LAYER8_SOURCES 65536u          /* small numbers given to sources */
 #define LAYER8_SLICE_NS INT64_C(200000000) /* no wait is longer */
 
@@ -97,6 +97,7 @@ enum layer8_assembled layer8_assembly_add(struct layer8_assemblies *assemblies, 
 bool layer8_assembly_abort(struct layer8_assemblies *assemblies, const struct layer8_record *record);
 uint32_t layer8_assemblies_forget(struct layer8_assemblies *assemblies, const uint8_t *source); /* NULL: all that is no
                                                                                                   message */
+uint32_t layer8_assemblies_tell(const struct layer8_assemblies *assemblies, struct layer8_half *table, uint32_t max);
 void layer8_assemblies_reuse(struct layer8_assemblies *assemblies); /* frees what is `done` */
 
 /* ---- segment.c ---- */
@@ -129,7 +130,8 @@ struct layer8_port {
     _Alignas(64) pthread_mutex_t lock;
     uint64_t transmit_tail, transmit_head; /* head: the last one seen */
     uint64_t sequence;
-    uint32_t open_messages;
+    uint32_t open_messages, going_count;
+    struct layer8_half going[LAYER8_OPEN_MESSAGES]; /* those of them that the next Vnet is told of */
     struct layer8_burst { /* of what must be held: bytes that the switch may not have seen, and where they end */
         uint64_t bytes, end;
     } bursts[2]; /* the older one first */

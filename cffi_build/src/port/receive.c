@@ -207,6 +207,10 @@ uint32_t layer8_port_forget_begun(layer8_port *port, const uint8_t *source) {
     return count;
 }
 
+uint32_t layer8_port_halves(layer8_port *port, uint8_t *table, uint32_t max) {
+    return layer8_assemblies_tell(&port->assemblies, (struct layer8_half *)(void *)table, max);
+}
+
 int layer8_receive(layer8_port *port, uint32_t max_messages, uint64_t unread) {
     if (layer8_load_relaxed(&port->elsewhere)) {
         return LAYER8_CLOSED;

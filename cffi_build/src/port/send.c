@@ -215,6 +215,37 @@ static int check_outgoing(const struct layer8_port *port, const layer8_outgoing 
     return LAYER8_OK;
 }
 
+/* Keeps the list of what has begun and not ended, for one fragment or an abort that was written. Under the lock. */
+static void count_going(struct layer8_port *port, const struct layer8_record *record) {
+    if (record->kind > LAYER8_PUBLISH || record->fragments == 1) {
+        return;
+    }
+    uint32_t n = 0;
+    while (n < port->going_count && port->going[n].correlation != record->correlation) { /* the sequence of its first */
+        n++;
+    }
+    if (n == port->going_count && record->fragment == 0) {
+        port->going[port->going_count++] = (struct layer8_half){.correlation = record->correlation,
+                                                                .slot = record->slot,
+                                                                .generation = record->generation,
+                                                                .kind = record->kind};
+    }
+    if (n < port->going_count) {
+        port->going[n].topic = (uint16_t)(record->fragment + 1u);
+        if ((record->flags & LAYER8_LAST) != 0) {
+            port->going[n] = port->going[--port->going_count];
+        }
+    }
+}
+
+uint32_t layer8_port_going(layer8_port *port, uint8_t *table, uint32_t max) {
+    (void)pthread_mutex_lock(&port->lock);
+    uint32_t count = port->going_count < max ? port->going_count : max;
+    memcpy(table, port->going, count * sizeof *port->going);
+    (void)pthread_mutex_unlock(&port->lock);
+    return count;
+}
+
 /* Writes the abort record of a message that has begun. The room was reserved. Under the lock. */
 static void write_abort(struct layer8_port *port, layer8_outgoing *message) {
     struct layer8_record record = record_of(message);
@@ -227,6 +258,8 @@ static void write_abort(struct layer8_port *port, layer8_outgoing *message) {
         record.correlation = (uint64_t)message->sequence;
     }
     message->fragment = message->fragments; /* over */
+    struct layer8_record last = {.kind = message->kind, .flags = LAYER8_LAST, .correlation = record.correlation};
+    count_going(port, &last);
     (void)write_record(port, &record, NULL, NULL, port->open_messages - 1, false);
 }
 
@@ -262,10 +295,14 @@ static int push_fragment(struct layer8_port *port, layer8_outgoing *message) {
     }
     (void)pthread_mutex_lock(&port->lock);
     uint32_t open_messages = port->open_messages + (first && !last ? 1 : 0) - (last && !first ? 1 : 0);
-    status = open_messages > LAYER8_OPEN_MESSAGES
-                 ? LAYER8_FULL
-                 : write_record(port, &record, message->headers, payload, open_messages, metered);
+    status = first ? layer8_port_status(port) : LAYER8_OK; /* what was told to go on is all that does: layer8_port_going */
     if (status == LAYER8_OK) {
+        status = open_messages > LAYER8_OPEN_MESSAGES
+                     ? LAYER8_FULL
+                     : write_record(port, &record, message->headers, payload, open_messages, metered);
+    }
+    if (status == LAYER8_OK) {
+        count_going(port, &record);
         if (first) {
             message->sequence = (int64_t)record.sequence;
         }

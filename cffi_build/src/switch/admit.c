@@ -51,6 +51,7 @@ void layer8_port_init(port_t *port) {
     list_init(&port->due);
     list_init(&port->as_caller);
     list_init(&port->as_callee);
+    list_init(&port->halves);
 }
 
 layer8_switch_port *layer8_switch_port_new(int segment_fd, const uint8_t *uuid, uint64_t epoch, int adopt,
@@ -153,6 +154,8 @@ void layer8_switch_port_free(layer8_switch_port *port) {
     }
     free(port->found);
     free(port->adopted);
+    free(port->going);
+    layer8_halves_drop(port);
     if (list_linked(&port->deferred)) {
         FOR_EACH_SAFE(at, &port->deferred) { free(OWNER(struct deferred, of_port, at)); }
     }

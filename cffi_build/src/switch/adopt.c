@@ -136,6 +136,7 @@ void layer8_resume(layer8_switch *sw, port_t *port) {
     }
     port->resumed = true;
     port->adopted_until = layer8_load_acquire(&port->control->transmit_tail);
+    port->unsettled = port->is_adopted;
     layer8_store_release(&port->state_page->state, 1u);
     /* A mark or a token of the earlier Vnet's may be lost: everybody looks once. */
     layer8_post(port, &port->control->arrived);

@@ -193,6 +193,7 @@ void layer8_port_begin_close(layer8_switch *sw, port_t *port, uint32_t reason, u
     while (!list_empty(&port->waiting)) {
         layer8_flow_refuse(sw, OWNER(struct flow, of_target, port->waiting.next), why);
     }
+    layer8_halves_drop(port);
     layer8_rights_cancel(sw, port);
     if (port->transmit_head == port->transmit_limit) { /* else replies may stand there: see layer8_port_try_reap */
         layer8_rights_fail(sw, port, why, false);
@@ -267,6 +268,10 @@ void layer8_port_try_reap(layer8_switch *sw, port_t *port) {
     }
     layer8_rights_fail(sw, port, reason_for_others(port), true);
     layer8_rights_cancel(sw, port);
+    port->told = port->resumed = true; /* nothing of it goes on */
+    port->unsettled = false;
+    port->going_count = 0;
+    layer8_halves_of(sw, port);
     layer8_flush(sw); /* whoever hears that the port is gone can already read what it left */
     list_remove(&port->closing);
     list_remove(&port->released);

@@ -25,6 +25,12 @@ int layer8_switch_command(layer8_switch *sw, uint32_t kind, uint64_t token, uint
     if (kind == LAYER8_COMMAND_REFUSE_SOURCE && pointer != NULL) { /* the caller's bytes are not kept */
         memcpy(command->uuid, pointer, sizeof command->uuid);
         command->pointer = NULL;
+    } else if (kind == LAYER8_COMMAND_RESUME && pointer != NULL) {
+        size_t size = ((size_t)a + b) * sizeof(struct layer8_half);
+        command->pointer = malloc(size + 1); /* without memory nothing is told */
+        if (command->pointer != NULL) {
+            memcpy(command->pointer, pointer, size);
+        }
     }
     layer8_store_release(&sw->command_tail, tail + 1);
     sw->commands_open++;
@@ -92,6 +98,9 @@ static int add_port(layer8_switch *sw, const struct command *command) {
     layer8_store_relaxed(&port->state_page->reason, 0u);
     layer8_store_release(&port->state_page->state, 1u);
     layer8_activate(sw, port);
+    if (!port->is_adopted) {
+        layer8_halves_of(sw, port); /* it has begun anew */
+    }
     return LAYER8_OK;
 }
 
@@ -362,6 +371,9 @@ static void carry_out(layer8_switch *sw, const struct command *command) {
             break;
         case LAYER8_COMMAND_RESUME:
             if (port->adjacent == NULL) {
+                if (command->pointer != NULL) {
+                    layer8_halves_told(sw, port, command->pointer, command->a, command->b);
+                }
                 layer8_resume(sw, port);
                 status = LAYER8_OK;
             }
@@ -391,6 +403,9 @@ static void carry_out(layer8_switch *sw, const struct command *command) {
             status = LAYER8_INVALID;
         }
     }
+    if (command->kind == LAYER8_COMMAND_RESUME) {
+        free(command->pointer);
+    }
     layer8_emit(sw, LAYER8_EVENT_DONE, command->port, command->token, status, NULL);
 }
 
@@ -404,6 +419,16 @@ void layer8_commands_deferred(layer8_switch *sw, port_t *port, bool all) {
         carry_out(sw, &first->command);
         free(first);
     }
+}
+
+void layer8_commands_free(layer8_switch *sw) {
+    uint64_t tail = layer8_load_relaxed(&sw->command_tail);
+    for (uint64_t at = layer8_load_relaxed(&sw->command_head); sw->commands != NULL && at != tail; at++) {
+        if (sw->commands[at % COMMAND_RING].kind == LAYER8_COMMAND_RESUME) {
+            free(sw->commands[at % COMMAND_RING].pointer);
+        }
+    }
+    free(sw->commands);
 }
 
 void layer8_commands_run(layer8_switch *sw) {

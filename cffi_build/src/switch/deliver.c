@@ -195,6 +195,17 @@ void layer8_flush_notices(layer8_switch *sw, port_t *port) {
     }
 }
 
+void layer8_put_abort(layer8_switch *sw, port_t *to, const struct layer8_record *record) {
+    if (layer8_put(sw, to, record, NULL, PUT_NOTICE) == PUT_NO_ROOM) {
+        struct due *due = layer8_pool_take(&sw->due_pool); /* what it has of it must not stand there for ever */
+        if (due != NULL) {
+            due->record = *record;
+            list_append(&to->due, &due->of_port);
+        }
+        layer8_congest(sw, to);
+    }
+}
+
 void layer8_abort_at(layer8_switch *sw, const port_t *source, const struct message *message, struct receiver *receiver) {
     port_t *to = port_by_id(sw, receiver->port);
     struct layer8_record record;
@@ -214,12 +225,7 @@ void layer8_abort_at(layer8_switch *sw, const port_t *source, const struct messa
     record.fragments = 1;
     if (to->adjacent != NULL) {
         layer8_remote_abort(sw, to, &record, receiver->number);
-    } else if (layer8_put(sw, to, &record, NULL, PUT_NOTICE) == PUT_NO_ROOM) {
-        struct due *due = layer8_pool_take(&sw->due_pool); /* what it has of it must not stand there for ever */
-        if (due != NULL) {
-            due->record = record;
-            list_append(&to->due, &due->of_port);
-        }
-        layer8_congest(sw, to);
+    } else {
+        layer8_put_abort(sw, to, &record);
     }
 }

@@ -347,6 +347,7 @@ static struct message *take_over(layer8_switch *sw, port_t *port, struct handle 
     if (message == NULL) {
         return NULL;
     }
+    layer8_going_end(port, &first);
     message->next = record->fragment;
     if (handle->kind == LAYER8_TARGET_PORT) {
         message->refused = !layer8_message_add(message, handle->target, NULL);
@@ -360,6 +361,25 @@ static struct message *take_over(layer8_switch *sw, port_t *port, struct handle 
         message->receivers[n].begun = true;
     }
     return message;
+}
+
+/* What the earlier Vnet refused is refused, and the message that it is a fragment of: who has the beginning may not have heard. */
+static enum forward refuse_again(layer8_switch *sw, port_t *port, struct handle *handle,
+                                 const struct layer8_record *record) {
+    struct message *message = record->fragments > 1 ? layer8_message_find(port, record) : NULL;
+    if (message == NULL && record->fragments > 1) {
+        message = take_over(sw, port, handle, record);
+    }
+    if (!refuse(sw, port, record, message, record->reason, NULL)) {
+        return FORWARD_STALLED;
+    }
+    if (message != NULL) {
+        message->next = record->fragment + 1u;
+        if ((record->flags & LAYER8_LAST) != 0) {
+            layer8_message_end(sw, port, message);
+        }
+    }
+    return FORWARD_DONE;
 }
 
 bool layer8_is_reply(uint8_t kind) { return kind == LAYER8_REPLY || kind == LAYER8_FAILED_REPLY; }
@@ -407,7 +427,7 @@ enum forward layer8_forward(layer8_switch *sw, port_t *port, const struct layer8
     }
     if ((record->flags & LAYER8_RETRY) != 0 && record->reason != LAYER8_REASON_NONE &&
         record->reason != LAYER8_CHOSEN) { /* refused before, and perhaps not reported; a second report is dropped */
-        return refuse(sw, port, record, NULL, record->reason, NULL) ? FORWARD_DONE : FORWARD_STALLED;
+        return refuse_again(sw, port, handle, record);
     }
     if (handle != NULL && (record->kind == LAYER8_PUBLISH) != (handle->kind == LAYER8_TARGET_TOPIC)) {
         return FORWARD_VIOLATION;

@@ -151,6 +151,12 @@ struct right {
     uint8_t state;
 };
 
+struct half {              /* a message that stood half at its receiver when the earlier Vnet died: does it go on? */
+    struct list in_switch, of_port;
+    port_t *to;
+    struct layer8_half key;
+};
+
 struct due {               /* a notice about a request, or an abort, that found no room: never lost */
     struct list of_port;
     struct layer8_record record;
@@ -186,6 +192,11 @@ struct layer8_switch_port {
     uint64_t adopted_until; /* records of the transmit ring before this are retries */
     uint64_t adopted_highest; /* the highest sequence that was held */
     bool is_adopted, resumed, mirrored; /* mirrored: its Vnic is on another host, and has these pages twice */
+    bool unsettled;        /* what the earlier Vnet may have moved of it has not been repeated yet */
+    bool told;             /* its Vnic has said which messages it goes on sending: */
+    struct layer8_half *going;
+    uint32_t going_count;
+    struct list halves;    /* what stood half at it: see halves.c */
 
     struct list active, dirty, doomed, closing;
     struct list released;  /* its hold ring's head has moved and is not published */
@@ -254,6 +265,7 @@ struct layer8_switch {
     uint32_t uuid_mask, stranger_count;
     struct list busy;      /* adjacent Vnets with something to take or to send */
     struct list late;      /* and with outcomes that wait for company */
+    struct list halves;    /* of all ports */
     struct pool arrival_pool, sent_pool, parcel_pool;
     struct arriving *arriving; /* while a record of a proxy is forwarded */
     uint64_t linked_ns;    /* when something last came or went over a link */
@@ -309,6 +321,7 @@ void layer8_report(layer8_switch *sw, port_t *source, const struct layer8_record
                    const uint8_t *to);
 /* It gets no more of the message; where it has the beginning, it is told. */
 void layer8_abort_at(layer8_switch *sw, const port_t *source, const struct message *message, struct receiver *receiver);
+void layer8_put_abort(layer8_switch *sw, port_t *to, const struct layer8_record *record); /* never lost; `to` is of this host */
 void layer8_flush_notices(layer8_switch *sw, port_t *port);
 
 /* ---- gate.c: Xoff and Xon ---- */
@@ -404,6 +417,15 @@ bool layer8_poll_adopted(layer8_switch *sw, port_t *port); /* true: all of it ha
 /* Notes in a record's header, in the segment, what is about to be done with it, so that a later Vnet does the same. */
 void layer8_note(uint8_t *at, uint16_t reason, const uint8_t *uuid);
 
+/* ---- halves.c ---- */
+
+/* Before RESUME: the messages that this port's Vnic goes on sending, and those that stand half at it. */
+void layer8_halves_told(layer8_switch *sw, port_t *port, const struct layer8_half *told, uint32_t going, uint32_t halves);
+void layer8_going_end(port_t *port, const struct layer8_record *record); /* settled, and it is one of port->messages now */
+void layer8_settle(layer8_switch *sw, port_t *port); /* all that is found of it at adoption has been repeated */
+void layer8_halves_of(layer8_switch *sw, port_t *source); /* answers what was asked about this source */
+void layer8_halves_drop(port_t *port); /* nobody asks any more */
+
 /* ---- messages.c ---- */
 
 struct message *layer8_message_find(port_t *port, const struct layer8_record *record);
@@ -446,6 +468,7 @@ void layer8_handle_clear(layer8_switch *sw, struct handle *handle, uint8_t byte)
 /* ---- command.c ---- */
 
 void layer8_commands_run(layer8_switch *sw);
+void layer8_commands_free(layer8_switch *sw);
 /* Runs those commands for a port that waited and need not any more; `all`: there is nothing left to wait for. */
 void layer8_commands_deferred(layer8_switch *sw, port_t *port, bool all);
 void layer8_emit_event(layer8_switch *sw, layer8_event event);

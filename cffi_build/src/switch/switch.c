@@ -64,6 +64,7 @@ layer8_switch *layer8_switch_new(const layer8_switch_config *config) {
     list_init(&sw->released);
     list_init(&sw->busy);
     list_init(&sw->late);
+    list_init(&sw->halves);
     sw->adjacents = calloc(LAYER8_LINKS, sizeof(struct adjacent *));
     sw->by_uuid = calloc(sw->uuid_mask + (size_t)1, sizeof(port_t *));
     sw->arrival_pool.size = sizeof(struct arrival);
@@ -138,7 +139,7 @@ void layer8_switch_free(layer8_switch *sw) {
     free(sw->topics);
     free(sw->rights);
     free(sw->right_buckets);
-    free(sw->commands);
+    layer8_commands_free(sw);
     free(sw->events);
     if (sw->epoll >= 0) {
         (void)close(sw->epoll);
@@ -248,6 +249,9 @@ static bool poll_transmit(layer8_switch *sw, port_t *port) {
 #else
         bool retry = port->transmit_head - port->adopted_until >= UINT64_MAX / 2; /* before it */
 #endif
+        if (!retry && port->unsettled) {
+            layer8_settle(sw, port);
+        }
         if (record.kind != LAYER8_PAD && !(retry && record.sequence <= port->adopted_highest)) {
             if (retry) {
                 record.flags |= LAYER8_RETRY;
@@ -275,6 +279,9 @@ static bool poll_transmit(layer8_switch *sw, port_t *port) {
             COUNT(sw->records, 1);
         }
         port->transmit_head += span;
+    }
+    if (port->unsettled && port->transmit_head == port->adopted_until) {
+        layer8_settle(sw, port);
     }
     if (bad) {
         layer8_violation(sw, port);
