@@ -28,6 +28,7 @@ struct node {
     layer8_outgoing large, reply[REPLIES];
     uint32_t replies;
     bool pushing;
+    uint64_t *pushed; /* the count of what is being pushed */
     uint8_t *bytes;
 };
 
@@ -35,7 +36,7 @@ static struct node nodes[2][NODES];
 static struct pair *pair;
 static uint64_t seed, first_seed;
 static uint8_t pattern[HUGE + 64];
-static bool expect_unknown, say_huge;
+static bool expect_unknown, say_huge, give_up; /* give_up: large messages, half-way */
 
 static inline uint32_t any(uint32_t below) {
     seed = seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
@@ -125,7 +126,12 @@ static inline void take(int end, uint32_t index) {
 static inline void go_on_pushing(struct node *node) {
     int status = layer8_push(node->vnic.port, &node->large);
     CHECK(status == LAYER8_OK || status == LAYER8_FULL || status == LAYER8_XOFF);
-    if (status == LAYER8_OK) {
+    bool given_up = status != LAYER8_OK && give_up && node->large.kind != LAYER8_REQUEST && any(16) == 0;
+    if (given_up) {
+        layer8_push_abort(node->vnic.port, &node->large);
+        *node->pushed -= 1;
+    }
+    if (status == LAYER8_OK || given_up) {
         free(node->bytes);
         node->pushing = false;
     }
@@ -166,6 +172,7 @@ static inline void say(int end, uint32_t index) {
         return;
     }
     *count += 1;
+    node->pushed = count;
     node->outstanding += head.kind == LAYER8_REQUEST;
     node->pushing = status != LAYER8_OK;
     if (!node->pushing) {

@@ -74,7 +74,10 @@ static void adopt(int end) {
         }
         CHECK(vnic_command(&node->vnic, LAYER8_COMMAND_GRANT, node->topic, LAYER8_TARGET_TOPIC, TOPIC + (end == 1)) ==
               LAYER8_OK);
-        CHECK(vnic_command(&node->vnic, LAYER8_COMMAND_RESUME, 0, 0, 0) == LAYER8_OK);
+        static uint8_t told[(LAYER8_GOING_MAX + LAYER8_HALVES_MAX) * LAYER8_HALF_BYTES];
+        uint32_t own = layer8_port_going(node->vnic.port, told, LAYER8_GOING_MAX);
+        uint32_t halves = layer8_port_halves(node->vnic.port, told + own * LAYER8_HALF_BYTES, LAYER8_HALVES_MAX);
+        CHECK(world_command(node->vnic.world, LAYER8_COMMAND_RESUME, node->vnic.id, own, halves, 0, told) == LAYER8_OK);
     }
 }
 
@@ -131,7 +134,7 @@ static void die(int end, bool is_given_up) {
 
 static void run(uint64_t first, uint32_t deaths) {
     open_book(first, true, true);
-    say_huge = true;
+    say_huge = give_up = true;
     uint32_t dead = 0, steps = 5;
     int64_t quiet = 0;
     while (!finished() || dead < deaths) {

@@ -13,6 +13,8 @@
  *                                      the receiving switch and zeros
  *           32  64  record header      as it would be delivered: source filled in; principal 0, right to reply 0
  *           96   .  header map and payload
+ *   A CANCEL with a reason asks, of the Vnic that is its destination: does the message that stands half at `source` go on? Its
+ *   kind is `reason`, of a publication `topic` is the number at the asking switch. The outcome is ABORTED if it does not.
  *   A NOTICE says that the request with that correlation, delivered before, will not be answered, and why.
  *
  *   OUTCOMES 8  16  each: first tag u64, count u32, reason u16 (0: delivered, or dropped by choice), u16 0

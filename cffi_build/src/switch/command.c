@@ -98,8 +98,9 @@ static int add_port(layer8_switch *sw, const struct command *command) {
     layer8_store_relaxed(&port->state_page->reason, 0u);
     layer8_store_release(&port->state_page->state, 1u);
     layer8_activate(sw, port);
-    if (!port->is_adopted) {
-        layer8_halves_of(sw, port); /* it has begun anew */
+    if (!port->is_adopted) { /* it has begun anew: nothing of before goes on */
+        port->told = true;
+        layer8_halves_of(sw, port);
     }
     return LAYER8_OK;
 }

@@ -151,10 +151,14 @@ struct right {
     uint8_t state;
 };
 
-struct half {              /* a message that stood half at its receiver when the earlier Vnet died: does it go on? */
+struct half {              /* a message that stood half at its receiver when a Vnet died: does it go on? */
     struct list in_switch, of_port;
-    port_t *to;
     struct layer8_half key;
+    port_t *to;            /* who has it; NULL: somebody at `asker`, which waits for the answer to `tag`: */
+    struct adjacent *asker;
+    uint64_t tag;
+    uint8_t uuid[16];
+    struct parcel *parcel; /* the source is on another host, whose Vnet was asked */
 };
 
 struct due {               /* a notice about a request, or an abort, that found no room: never lost */
@@ -425,6 +429,7 @@ void layer8_going_end(port_t *port, const struct layer8_record *record); /* sett
 void layer8_settle(layer8_switch *sw, port_t *port); /* all that is found of it at adoption has been repeated */
 void layer8_halves_of(layer8_switch *sw, port_t *source); /* answers what was asked about this source */
 void layer8_halves_drop(port_t *port); /* nobody asks any more */
+void layer8_half_free(struct half *half);
 
 /* ---- messages.c ---- */
 

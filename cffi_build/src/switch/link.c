@@ -214,6 +214,7 @@ int layer8_link_up(layer8_switch *sw, uint32_t number, layer8_link *link, bool a
             }
             layer8_rights_fail(sw, port, LAYER8_REASON_UNKNOWN, true);
             layer8_rights_cancel(sw, port);
+            layer8_halves_begun(sw, port);
         }
         layer8_proxy_weigh(sw, port);
     }
@@ -237,6 +238,7 @@ int layer8_link_down(layer8_switch *sw, uint32_t number) {
     list_remove(&adjacent->busy);
     list_remove(&adjacent->late);
     layer8_tags_forget(sw, adjacent);
+    layer8_halves_cut(sw, adjacent);
     layer8_arrivals_forget(sw, adjacent);
     FOR_EACH(at, &adjacent->proxies) {
         port_t *port = OWNER(port_t, of_adjacent, at);
@@ -268,8 +270,12 @@ int layer8_remove_link(layer8_switch *sw, uint32_t number, uint16_t reason) {
     }
     while (!list_empty(&adjacent->parcels)) {
         struct list *at = adjacent->parcels.next;
+        struct parcel *parcel = OWNER(struct parcel, of_adjacent, at);
         list_remove(at);
-        layer8_pool_give(&sw->parcel_pool, OWNER(struct parcel, of_adjacent, at));
+        if (parcel->half != NULL) {
+            layer8_half_free(parcel->half);
+        }
+        layer8_pool_give(&sw->parcel_pool, parcel);
     }
     layer8_adjacent_free(sw, adjacent);
     return LAYER8_OK;

@@ -124,6 +124,9 @@ static void answered(layer8_switch *sw, struct adjacent *adjacent, struct sent *
     port_t *to = sent->span != 0 ? port_by_id(sw, sent->port) : NULL;
     struct owed *owed = sent->owed;
     if (sent->parcel != NULL) {
+        if (sent->parcel->half != NULL) {
+            layer8_half_answered(sw, sent->parcel->half, reason == LAYER8_REASON_ABORTED);
+        }
         list_remove(&sent->parcel->of_adjacent);
         layer8_pool_give(&sw->parcel_pool, sent->parcel);
     }

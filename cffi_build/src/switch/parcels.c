@@ -1,4 +1,5 @@
-/* parcels.c - what is said to an adjacent Vnet once, and must arrive: gone, abort, cancel, a request that failed. */
+/* parcels.c - what is said to an adjacent Vnet once, and must arrive: gone, abort, cancel, a request that failed; and whether a
+ * message that stands half here goes on. */
 #include "remote.h"
 
 static struct parcel *new_parcel(layer8_switch *sw, struct adjacent *adjacent) {
@@ -66,6 +67,20 @@ void layer8_remote_gone(layer8_switch *sw, const port_t *port) {
             parcel->gone = true;
             memcpy(&parcel->frame, &gone, sizeof gone);
         }
+    }
+}
+
+void layer8_remote_ask(layer8_switch *sw, port_t *source, struct half *half) {
+    struct layer8_record question = {.kind = LAYER8_CANCEL,
+                                     .reason = half->key.kind,
+                                     .slot = half->key.slot,
+                                     .generation = half->key.generation,
+                                     .correlation = half->key.correlation};
+    struct parcel *parcel = say(sw, source, half->to->uuid, &question);
+    if (parcel != NULL) {
+        parcel->frame.record.topic = half->key.topic;
+        parcel->half = half;
+        half->parcel = parcel;
     }
 }
 

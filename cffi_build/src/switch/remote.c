@@ -362,6 +362,9 @@ static bool was_asked(layer8_switch *sw, port_t *port, const struct layer8_recor
 bool layer8_arrive(layer8_switch *sw, struct adjacent *adjacent, const struct layer8_frame_record *frame,
                    const uint8_t *body) {
     const struct layer8_record *record = &frame->record;
+    if (record->kind == LAYER8_CANCEL && record->reason != LAYER8_REASON_NONE) {
+        return layer8_halves_asked(sw, adjacent, frame);
+    }
     port_t *port = find(sw, adjacent, record->source);
     struct arriving arriving = {.tag = frame->tag,
                                 .counted = sw->config.max_ports,
@@ -439,6 +442,7 @@ int layer8_add_remote(layer8_switch *sw, uint32_t id, port_t *port, uint32_t pri
     if (stranger != NULL) {
         drop_stranger(sw, stranger);
     }
+    layer8_halves_of(sw, port);
     return LAYER8_OK;
 }
 

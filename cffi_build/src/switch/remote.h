@@ -32,6 +32,7 @@ struct sent {              /* a tag: the copy, or the parcel, until its outcome 
 struct parcel {
     struct list of_adjacent;
     struct sent *sent;
+    struct half *half;     /* a question: its outcome is the answer */
     bool gone;             /* a GONE frame, else a record without a body */
     struct layer8_frame_record frame;
 };
@@ -78,6 +79,7 @@ struct adjacent {
     struct layer8_outcome *answers;
     uint32_t answer_count, answer_capacity;
     uint64_t answer_bytes; /* of records, that these answer */
+    uint32_t asked;        /* its questions that wait for an answer: halves.c */
     uint64_t late_ns;      /* when they go alone, while `late` is linked */
     struct list late;
     uint64_t *unanswered;  /* bytes kept here, by index of the local port; the last is for topics */
@@ -111,7 +113,16 @@ void layer8_remote_cancel(layer8_switch *sw, port_t *callee, const port_t *calle
 void layer8_remote_fail(layer8_switch *sw, port_t *caller, const struct layer8_record *request, uint16_t reason,
                         const uint8_t *callee);
 void layer8_remote_gone(layer8_switch *sw, const port_t *port); /* a port of this host is reaped */
+void layer8_remote_ask(layer8_switch *sw, port_t *source, struct half *half); /* does it go on? `half` is told the answer */
 bool layer8_parcels_send(layer8_switch *sw, struct adjacent *adjacent); /* false: the queue is full */
+
+/* ---- halves.c, of links ---- */
+
+/* The far Vnet is another one: whatever of its Vnics has begun here is asked about. */
+void layer8_halves_begun(layer8_switch *sw, port_t *source);
+bool layer8_halves_asked(layer8_switch *sw, struct adjacent *adjacent, const struct layer8_frame_record *frame);
+void layer8_half_answered(layer8_switch *sw, struct half *half, bool is_over);
+void layer8_halves_cut(layer8_switch *sw, const struct adjacent *adjacent); /* they will be asked again */
 
 /* ---- outcomes.c: tags, and what ends them ---- */
 

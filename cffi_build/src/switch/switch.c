@@ -88,6 +88,7 @@ layer8_switch *layer8_switch_new(const layer8_switch_config *config) {
 }
 
 void layer8_switch_free(layer8_switch *sw) {
+    FOR_EACH_SAFE(half, &sw->halves) { layer8_half_free(OWNER(struct half, in_switch, half)); }
     for (uint32_t n = 0; sw->ports != NULL && n < sw->config.max_ports; n++) {
         if (sw->ports[n] != NULL) {
             FOR_EACH(at, &sw->ports[n]->waiting) {
