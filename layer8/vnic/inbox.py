@@ -286,6 +286,10 @@ class Inbox:
             self._attachment = attachment
             self._port = attachment.port
             self._drained = False
+        # An adopted segment says what was unread when the Vnet was lost; what was taken since then nobody was told.
+        for queue in self.queues:
+            queue.is_long = True
+        attachment.port.set_unread(self.unread())
         self._hand_on()
 
     def leave(self) -> None:

@@ -44,6 +44,25 @@ def until_taken(vnic: Vnic) -> None:
 
 
 @soon_away
+def test_who_read_everything_while_it_was_away_is_sent_to_again(own_vnet: RunningVnet, make_own: MakeVnic) -> None:
+    """Also when its program does not come back to read: what it had not read holds nobody off any more."""
+    reader, writer = make_own("reader"), make_own("writer")
+    for number in range(18):
+        writer.send("reader", bytes([number]) * 30_000)
+    deadline = time.monotonic() + 30
+    while (port := reader.stats().port) is not None and port.receive_fill < 18 * 30_000:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    own_vnet.kill()
+    wait_for_state("away", reader, writer)
+    while reader.stats().queued < 18:  # the rest of the ring was read
+        time.sleep(0.001)
+    assert [reader.receive(30).payload[0] for _ in range(18)] == list(range(18))
+    own_vnet.restart()
+    writer.send("reader", b"not read", timeout=30)
+
+
+@soon_away
 def test_uuid_alias_subscriptions_and_handlers_outlive_the_vnet(own_vnet: RunningVnet, make_own: MakeVnic) -> None:
     one, other = make_own("one"), make_own("other")
     handled: queue.SimpleQueue[bytes] = queue.SimpleQueue()
