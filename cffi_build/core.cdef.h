@@ -347,4 +347,5 @@ int layer8_link_feed(layer8_link *link, const uint8_t *bytes, uint64_t length, l
 void layer8_link_read(layer8_link *link, layer8_link_counters *counters); /* any thread */
 
 int layer8_layout_version(void);
+int layer8_segment_layout(int fd); /* the version of its layout, which may be another one; 0: it is no sealed segment */
 uint64_t layer8_segment_bytes(uint64_t ring_bytes); /* of a segment with a receive ring of this size */

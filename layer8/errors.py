@@ -6,7 +6,7 @@
       NotAuthorized(principal, action, resource)
       Unreachable(to, reason)
         NotFound(to)                      also LookupError
-      Backpressure(to, timeout)           also TimeoutError: surely not sent
+      Backpressure(to, timeout, reason)   also TimeoutError: surely not sent
       RequestTimeout(to, timeout)         also TimeoutError: the request may have been carried out
       RequestFailed(reason, payload)
       Closed(what)
@@ -96,14 +96,18 @@ class NotFound(Unreachable, LookupError):
 
 
 class Backpressure(Layer8Error, TimeoutError):
-    """The destination took nothing more within the time-out; surely not sent. `timeout`: seconds waited."""
+    """The destination took nothing more within the time-out; surely not sent. `timeout`: seconds waited. `reason`: why
+    no Vnet takes messages now; empty where it is the destination that takes none."""
 
-    def __init__(self, to: Destination, timeout: float | None) -> None:
-        super().__init__(to, timeout)
+    def __init__(self, to: Destination, timeout: float | None, reason: str = "") -> None:
+        super().__init__(to, timeout, reason)
         self.to = to
         self.timeout = timeout
+        self.reason = reason
 
     def __str__(self) -> str:
+        if self.reason:
+            return f"nothing could be sent to {self.to} within {self.timeout} s: {self.reason}"
         return f"{self.to} took nothing more within {self.timeout} s; not sent: try again, or give a longer timeout"
 
 

@@ -128,18 +128,25 @@ layer8_environment() {
     exec 9>&- || true
 }
 
-# The C core once more, with the numbered points at which tests kill a process, in $1. A Python that has $1 in its search
-# path uses this one in place of the installed one; nothing else is different.
-layer8_kill_points() {
+# The C core once more, in $1, with the options of cmake that follow.
+layer8_core() {
     local directory=$1 generator=()
+    shift
     export PATH="$venv/bin:$PATH"
     mkdir -p -- "$directory"
     if [ ! -e "$directory/CMakeCache.txt" ] && [ -z "${CMAKE_GENERATOR:-}" ] && command -v ninja >/dev/null; then
         generator=(-G Ninja)
     fi
-    { cmake -S "$root/cffi_build" -B "$directory" "${generator[@]}" -DSKBUILD=ON -DLAYER8_KILL_POINTS=ON \
+    { cmake -S "$root/cffi_build" -B "$directory" "${generator[@]}" -DSKBUILD=ON "$@" \
         -DPython_EXECUTABLE="$python" && cmake --build "$directory" --target _core; } >"$directory.log" 2>&1 ||
-        { cat "$directory.log" >&2; fail "the C core with kill points did not build"; }
+        { cat "$directory.log" >&2; fail "the C core did not build with $*"; }
+}
+
+# One with the numbered points at which tests kill a process. A Python that has $1 in its search path uses this one in
+# place of the installed one; nothing else is different.
+layer8_kill_points() {
+    local directory=$1
+    layer8_core "$directory" -DLAYER8_KILL_POINTS=ON
     cat >"$directory/sitecustomize.py" <<'PYTHON'
 import importlib.util
 import pathlib

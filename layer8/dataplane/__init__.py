@@ -26,7 +26,7 @@ from layer8.dataplane.codes import (
 from layer8.dataplane.link import CONTROL_MAX, FRAME_MAX, Link, LinkCounters, RemotePort, control_frame
 from layer8.dataplane.mirror import Mirror, MirrorCorrupt, MirrorPlace, make_mirror
 from layer8.dataplane.port import Batch, Entry, Outgoing, Port, PortStats, Record
-from layer8.dataplane.segment import Segment, check_ring_bytes, segment_bytes
+from layer8.dataplane.segment import LAYOUT_VERSION, Segment, check_ring_bytes, layout_of, segment_bytes
 from layer8.dataplane.switch import (
     PortCounters,
     Question,
@@ -45,6 +45,7 @@ __all__ = [
     "HALF_BYTES",
     "HALVES_MAX",
     "HEADERS_MAX",
+    "LAYOUT_VERSION",
     "NO_SOURCE",
     "SLOTS",
     "TOPICS",
@@ -79,6 +80,7 @@ __all__ = [
     "Target",
     "check_ring_bytes",
     "control_frame",
+    "layout_of",
     "make_mirror",
     "segment_bytes",
 ]

@@ -9,6 +9,9 @@ from uuid import UUID
 
 from layer8.dataplane._core import lib
 
+LAYOUT_VERSION = lib.layer8_layout_version()
+"""Of the segments that are made and mapped here."""
+
 _HEAD_BYTES = lib.layer8_segment_bytes(0)
 
 
@@ -22,6 +25,11 @@ def check_ring_bytes(ring_bytes: int) -> int:
 def segment_bytes(ring_bytes: int) -> int:
     """How large a segment is whose receive ring has so many bytes, if there can be one."""
     return _HEAD_BYTES + ring_bytes // 2 * 5
+
+
+def layout_of(fd: int) -> int:
+    """The version of the layout that a Vnic's segment has, also when it is not ours; 0: this is no segment."""
+    return lib.layer8_segment_layout(fd)
 
 
 class Segment:

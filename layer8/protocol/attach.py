@@ -38,12 +38,15 @@ from layer8.errors import Layer8Error, NotAuthorized, SecurityMismatch
 from layer8.protocol.codec import LENGTH_BYTES, UNPROVEN_BYTES, Frame, ProtocolViolation, Unknown, encode
 from layer8.protocol.control import PROTOCOL_VERSION, Attach, Attached, Challenge, Hello, Refused, Wire
 from layer8.protocol.statement import Channel, Principal, Prover, Purpose, Role, Statement, short
+from layer8.protocol.versions import Incompatible, difference
 from layer8.version import VERSION
 
 ATTACH_SECONDS = 3.0
 """How long a Vnet waits for the proof of whoever connects."""
 
 NONCE_BYTES = 32
+
+_PROTOCOL = "control protocol"
 
 _Proved = TypeVar("_Proved", Challenge, Attach)
 
@@ -155,7 +158,7 @@ class VnicAttach:
 
     def _answer(self, challenge: Challenge, frame: Frame) -> Attach:
         if challenge.version != PROTOCOL_VERSION:
-            raise _version_error(str(challenge.version))
+            raise _version_error(challenge.version)
         if not hmac.compare_digest(challenge.fingerprint, self._fingerprint):
             raise SecurityMismatch(short(self._fingerprint), short(challenge.fingerprint))
         if len(challenge.nonce) != NONCE_BYTES or hmac.compare_digest(challenge.nonce, self._nonce):
@@ -264,7 +267,8 @@ class VnetAttach:
 
     def _challenged(self, hello: Hello, frame: Frame) -> Challenge | Refused:
         if hello.version != PROTOCOL_VERSION:
-            return self.refuse("version", "another version of the control protocol", (str(PROTOCOL_VERSION),))
+            text = difference(_PROTOCOL, PROTOCOL_VERSION, hello.version, vnet_release=VERSION)
+            return self.refuse("version", text, (str(PROTOCOL_VERSION), VERSION))
         unproven = ("the Vnet", "host", f"overlay {self._overlay}")
         try:
             ours = _fingerprint(self._provider)
@@ -379,17 +383,17 @@ def _refusal(refused: Refused, fingerprint: bytes) -> Layer8Error:
         case "not-authorized":
             who, action, resource = fields if len(fields) == 3 else ("this process", "attach to", "the Vnet")
             return NotAuthorized(who, action, resource)
-        case "version":
-            return _version_error(fields[0] if fields else "unknown")
+        case "version" if fields and fields[0].isdecimal():
+            return _version_error(int(fields[0][:9]), *fields[1:2])
+        case "version" | "layout":
+            return Incompatible(refused.text)
         case _:
             return Layer8Error(f"the Vnet refused the attach ({refused.code}): {refused.text}")
 
 
-def _version_error(theirs: str) -> Layer8Error:
-    return Layer8Error(
-        f"the Vnet speaks version {theirs} of the control protocol, this library version {PROTOCOL_VERSION}: "
-        "install the same layer8 on both sides"
-    )
+def _version_error(theirs: int, release: str = "") -> Incompatible:
+    text = difference(_PROTOCOL, theirs, PROTOCOL_VERSION, vnet_release=release[:64], library_release=VERSION)
+    return Incompatible(text)
 
 
 def _name(message: Wire | Unknown) -> str:

@@ -85,7 +85,8 @@ class Refused(Wire, frozen=True, tag="refused"):
     """The connection closes after this.
 
     `code`: mismatch | not-authorized | limit | version | invalid | stopping | taken | stale (the segment is not
-    adopted: attach with a fresh one).
+    adopted: attach with a fresh one) | layout (of the segment: another one; keep it, the next Vnet may know it).
+    `fields`: as the code has it; of version and layout the Vnet's number of it, and its version of layer8.
     """
 
     code: str

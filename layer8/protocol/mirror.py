@@ -59,7 +59,8 @@ class MirrorMessage(msgspec.Struct, frozen=True, gc=False, tag_field="t", kw_onl
 
 class Segment(MirrorMessage, frozen=True, tag="segment"):
     """The Vnic's segment. `used`: it has had a port. Positions of its end: `received` of the receive ring; the Vnet has
-    something of the transmit ring between `head` and `tail`."""
+    something of the transmit ring between `head` and `tail`. `layout`: its version; the mirror must have the same, for
+    rings and pages are copied as they are."""
 
     uuid: UUID
     ring_bytes: int
@@ -67,6 +68,7 @@ class Segment(MirrorMessage, frozen=True, tag="segment"):
     received: int
     head: int
     tail: int
+    layout: int = 2  # of the first ones, which did not say
 
 
 class Begin(MirrorMessage, frozen=True, tag="begin"):

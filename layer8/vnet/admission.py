@@ -17,14 +17,16 @@ from collections.abc import Callable
 from typing import Protocol
 from uuid import UUID
 
-from layer8.dataplane import Reason, SwitchPort, segment_bytes
+from layer8.dataplane import LAYOUT_VERSION, Reason, SwitchPort, layout_of, segment_bytes
 from layer8.health.liveness import PeerProcess, channel
 from layer8.names import check_alias
 from layer8.protocol.attach import VnetAttach
 from layer8.protocol.codec import CONTROL_BYTES, Frame, Unknown
 from layer8.protocol.control import Attach, Attached, Challenge, Refused, Wire
 from layer8.protocol.statement import Channel, Principal
+from layer8.protocol.versions import difference
 from layer8.security.provider import Action, Resource, ResourceKind, SecurityProvider
+from layer8.version import VERSION
 from layer8.vnet.accounts import Accounts, Owner
 from layer8.vnet.board_port import BoardPort
 from layer8.vnet.config import VnetConfig
@@ -286,6 +288,12 @@ class Admission:
             raise Refusal("limit", "this Vnet is out of file descriptors; raise its limit (ulimit -n)")
         if segment < 0:
             raise Refusal("invalid", "no segment came with the attach")
+        layout = layout_of(segment)
+        if layout not in (0, LAYOUT_VERSION):
+            text = difference(
+                "segment layout", LAYOUT_VERSION, layout, vnet_release=VERSION, library_release=_shown(attach.release)
+            )
+            raise Refusal("layout", text, (str(LAYOUT_VERSION), VERSION))
 
     def _require(self, principal: Principal, action: Action, resource: Resource) -> None:
         if not self._desk.allowed(principal, action, resource):

@@ -35,7 +35,7 @@ from typing import Protocol
 
 from layer8.carrier import CarrierEnded, ConnectionCut, Pump, Traffic, first_message
 from layer8.carrier.traffic import close_all
-from layer8.dataplane import Mirror, MirrorCorrupt, make_mirror, segment_bytes
+from layer8.dataplane import LAYOUT_VERSION, Mirror, MirrorCorrupt, make_mirror, segment_bytes
 from layer8.protocol.codec import ProtocolViolation
 from layer8.protocol.mirror import (
     MIRROR_VERSION,
@@ -50,7 +50,9 @@ from layer8.protocol.mirror import (
     encode,
 )
 from layer8.protocol.statement import Channel
+from layer8.protocol.versions import difference
 from layer8.security.tls_batches import TlsBatches
+from layer8.version import VERSION
 from layer8.vnet.accounts import Accounts
 from layer8.vnet.complaints import Complaints
 from layer8.vnet.config import VnetConfig
@@ -135,6 +137,9 @@ class FarSession:
     def told(self, message: AnyMessage) -> AnyMessage | None:
         if not isinstance(message, Segment) or self._segment is not None:
             raise ProtocolViolation(f"{type(message).__name__} at the wrong time")
+        if message.layout != LAYOUT_VERSION:
+            text = difference("segment layout", LAYOUT_VERSION, message.layout, vnet_release=VERSION)
+            raise CarrierEnded(text, "layout")
         self._segment = message
         if message.used:
             self._find_mirror(message)
@@ -273,8 +278,9 @@ class FarVnics:
                     counted = False
                 case Continue(version=version) if version == MIRROR_VERSION:
                     session, say = self._continue(account, message)
-                case Begin() | Continue():
-                    raise CarrierEnded(f"another version of the protocol; this is {MIRROR_VERSION}", "version")
+                case Begin(version=version) | Continue(version=version):
+                    what = "protocol for Vnics of other hosts"
+                    raise CarrierEnded(difference(what, MIRROR_VERSION, version, vnet_release=VERSION), "version")
                 case _:
                     raise ProtocolViolation(f"{type(message).__name__} as the first message")
             if counted:  # a session that goes on; one that begins counts until it is attached

@@ -184,14 +184,18 @@ class Core:
     def look_again(self) -> Attachment:
         """One look for a Vnet."""
         keeper = self.keeper
-        with self._search.look(keeper):
-            if self._kept is not None:
-                try:
-                    return self._search.attach_again(self._kept, keeper)
-                except NotAdopted as refusal:
-                    _logger.warning("%s begins anew: %s", self.presence.what, str(refusal))  # whose traceback holds us
-                    self._let_go(self._kept)
-            return self._search.attach(0.0, keeper)
+        try:
+            with self._search.look(keeper):
+                if self._kept is not None:
+                    try:
+                        return self._search.attach_again(self._kept, keeper)
+                    except NotAdopted as refusal:
+                        why = str(refusal)  # whose traceback holds us
+                        _logger.warning("%s begins anew: %s", self.presence.what, why)
+                        self._let_go(self._kept)
+                return self._search.attach(0.0, keeper)
+        finally:
+            self.presence.refusal = self._search.refusal
 
     def found(self, attachment: Attachment) -> bool:
         """Asks for what it had again, then goes on here. False: the Vnic was closed meanwhile."""

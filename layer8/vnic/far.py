@@ -24,7 +24,7 @@ from collections.abc import Sequence
 
 from layer8.carrier import CarrierEnded, ConnectionCut, Pump, Traffic, first_message
 from layer8.carrier.traffic import close_all
-from layer8.dataplane import Mirror, MirrorCorrupt
+from layer8.dataplane import LAYOUT_VERSION, Mirror, MirrorCorrupt
 from layer8.protocol.codec import ProtocolViolation
 from layer8.protocol.codec import encode as encode_control
 from layer8.protocol.control import Refused
@@ -278,6 +278,7 @@ class FarCarrier:
             received=place.received,
             head=place.head,
             tail=place.tail,
+            layout=LAYOUT_VERSION,
         )
 
     # ── Side: what the pump asks for ──────────────────────────────────────────────────────────────────────────────

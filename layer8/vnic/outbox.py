@@ -106,8 +106,9 @@ class Draft:
         """Whether one C call with payload and handle says it all."""
         return self.size <= FRAGMENT_BYTES and not self.headers and (not self.ttl or self.kind is Kind.REQUEST)
 
-    def backpressure(self) -> Backpressure:
-        return Backpressure(self.name, self.timeout)
+    def backpressure(self, away: str = "") -> Backpressure:
+        """`away`: as Presence has it."""
+        return Backpressure(self.name, self.timeout, away)
 
 
 class Outbox:
@@ -139,7 +140,7 @@ class Outbox:
         while True:
             attachment = await self._presence.wait_attached(draft.deadline)
             if attachment is None:
-                raise draft.backpressure()
+                raise draft.backpressure(self._presence.away)
             limit = attachment.attached.max_message_bytes
             if draft.size + len(draft.headers) > limit:
                 raise MessageTooLarge(draft.size, limit)
@@ -304,7 +305,7 @@ class Outbox:
         """Waits for the next Vnet: whether it has adopted the port and renewed the handle."""
         attachment = await self._presence.wait_attached(draft.deadline)
         if attachment is None:
-            raise draft.backpressure()
+            raise draft.backpressure(self._presence.away)
         return handle.attachment is attachment and not handle.gone
 
     async def _member(self, attachment: Attachment, alias: str, draft: Draft) -> UUID:

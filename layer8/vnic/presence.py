@@ -23,6 +23,7 @@ class Presence:
         self.attachment: Attachment | None = None  # where new messages go; None while no Vnet takes them
         self.draining = False
         self.ended: str | None = None  # why it is closed, for the text of Closed
+        self.refusal = ""  # why the Vnet that is there does not take this Vnic, while it is away
 
     @property
     def state(self) -> str:
@@ -31,6 +32,11 @@ class Presence:
         if self.draining:
             return "draining"
         return "away" if self.attachment is None else "attached"
+
+    @property
+    def away(self) -> str:
+        """Why nothing can be sent now; "" while something can."""
+        return "" if self.attachment is not None else self.refusal or "no Vnet is there"
 
     def check_open(self) -> None:
         """Raises Closed after close() or in a child made by fork."""
@@ -72,6 +78,7 @@ class Presence:
             if self.ended is not None:
                 return False
             self.attachment = attachment
+            self.refusal = ""
             self._notify()
             return True
 

@@ -94,13 +94,13 @@ class Questions:
     async def ask_any(self, message: Wire, deadline: float) -> Answer:
         """The answer of the Vnet that is there, or of the next one. Raises Unreachable at the deadline, Closed."""
         presence = self._presence
-        return await _ask_any(self.ask, presence.wait_attached, presence.wait_gone, message, deadline)
+        return await _ask_any(presence, self.ask, presence.wait_attached, presence.wait_gone, message, deadline)
 
     def ask_any_blocking(self, message: Wire, deadline: float) -> Answer:
         """The same, for whoever may block its thread."""
         attached = functools.partial(Presence.wait_attached, self._presence)
         gone = functools.partial(Presence.wait_gone, self._presence)
-        return run_now(_ask_any(self.ask_blocking, attached, gone, message, deadline))
+        return run_now(_ask_any(self._presence, self.ask_blocking, attached, gone, message, deadline))
 
     def say(self, attachment: Attachment, message: Wire) -> None:
         """A question whose answer nobody waits for. A lost connection is noticed elsewhere."""
@@ -125,6 +125,7 @@ class Questions:
 
 
 async def _ask_any(
+    presence: Presence,
     ask: Callable[[Attachment, Wire, float], Awaitable[Answer | None]],
     wait_attached: Callable[[float], Awaitable[Attachment | None]],
     wait_gone: Callable[[Attachment, float], Awaitable[bool]],
@@ -134,7 +135,7 @@ async def _ask_any(
     while True:
         attachment = await wait_attached(deadline)
         if attachment is None:
-            raise Unreachable("the Vnet", "no Vnet is there")
+            raise Unreachable("the Vnet", presence.away or "no Vnet is there")
         try:
             answer = await ask(attachment, message, deadline)
         except ConnectionLost:

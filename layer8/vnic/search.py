@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 from uuid import UUID
 
-from layer8.errors import VnetNotFound
+from layer8.errors import Layer8Error, VnetNotFound
+from layer8.protocol.versions import Incompatible
 from layer8.rendezvous import FarPlace, Place, candidates
 from layer8.security.provider import SecurityProvider
 from layer8.vnic.attachment import (
@@ -29,6 +30,7 @@ AGAIN_SECONDS = 3.0
 
 _QUICK_LOOKS = 4  # at a socket; afterwards nobody listens there, most likely
 _LOOK_SECONDS = 1.0
+_LONGEST_LOOK_SECONDS = 30.0  # while a Vnet is there that is of another version
 
 
 class Seeker(Protocol):
@@ -41,7 +43,10 @@ class Seeker(Protocol):
 
 
 class Search:
-    """Of one Vnic; one thread at a time. `secret`: by which a later Vnet knows it. Raises what `attach` raises."""
+    """Of one Vnic; one thread at a time. Raises what `attach` raises.
+
+    `secret`: by which a later Vnet knows it. `refusal`: why the Vnet that is there does not take it, if one has said.
+    """
 
     def __init__(
         self,
@@ -65,6 +70,8 @@ class Search:
         self._looked_at: tuple[object, ...] = ()
         self._looks = 0
         self._look_at = 0.0
+        self._seconds = _LOOK_SECONDS  # between two looks
+        self.refusal = ""
 
     def attach(self, timeout: float | None, seeker: Seeker | None = None) -> Attachment:
         """With a fresh segment. Without a seeker it is the first time, and whoever makes the Vnic waits."""
@@ -98,19 +105,32 @@ class Search:
 
     @contextlib.contextmanager
     def look(self, seeker: Seeker) -> Iterator[None]:
-        """One look; as long as the sockets are what they were, a thorough one now and then only. Raises VnetNotFound
-        when it is not the time for one, and Stopped."""
+        """One look; as long as the sockets are what they were, a thorough one now and then only, and ever more seldom
+        where a Vnet of another version listens. Raises VnetNotFound when it is not the time for one, and Stopped."""
         places, now = _signatures(self._places), time.monotonic()
         if places != self._looked_at:
-            self._looked_at, self._looks = places, 0
+            self._looked_at, self._looks, self._seconds, self.refusal = places, 0, _LOOK_SECONDS, ""
         self._looks += 1
         if self._looks > _QUICK_LOOKS and now < self._look_at:
             raise VnetNotFound(tuple(map(str, self._places)))
-        self._look_at = now + _LOOK_SECONDS * random.uniform(0.5, 1.0)
+        self._look_at = now + self._seconds * random.uniform(0.5, 1.0)
         with turn(self._places, lambda: seeker.is_stopped) as mine:
             if not mine:
                 raise Stopped
-            yield
+            try:
+                yield
+            except Incompatible as error:
+                self.refusal = str(error)
+                self._looks = _QUICK_LOOKS
+                self._seconds = min(2 * self._seconds, _LONGEST_LOOK_SECONDS)
+                raise
+            except VnetNotFound:
+                self.refusal = ""
+                raise
+            except Layer8Error as error:
+                self.refusal = str(error)
+                raise
+            self.refusal, self._seconds = "", _LOOK_SECONDS
 
 
 def _signatures(places: Sequence[Place]) -> tuple[object, ...]:

@@ -111,7 +111,7 @@ class Topics:
             while True:
                 attachment = await self._presence.wait_attached(deadline)
                 if attachment is None:
-                    raise Backpressure("the Vnet", timeout)
+                    raise Backpressure("the Vnet", timeout, self._presence.away)
                 if interest.confirmed is attachment:
                     return
                 try:

@@ -71,10 +71,35 @@ static void test_a_segment_that_is_not_one_is_refused(void) {
     (void)close(pipes[1]);
 }
 
+static void test_the_layout_of_a_segment_can_be_told_also_when_it_is_another(void) {
+    int status = 0;
+    int fd = layer8_segment_create(LAYER8_RING_MIN, owner);
+    CHECK(layer8_segment_layout(fd) == layer8_layout_version());
+    struct layer8_segment_header *header = mmap(NULL, LAYER8_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    CHECK(header != MAP_FAILED);
+    header->version += 1;
+    CHECK(layer8_segment_layout(fd) == layer8_layout_version() + 1);
+    CHECK(layer8_switch_port_new(fd, owner, 1, 0, &status) == NULL && status == LAYER8_INVALID);
+    CHECK(layer8_port_open(fd, UINT64_C(8) << 20, UINT64_C(32) << 20, &status) == NULL && status == LAYER8_INVALID);
+    header->magic += 1;
+    CHECK(layer8_segment_layout(fd) == 0);
+    (void)munmap(header, LAYER8_PAGE);
+    (void)close(fd);
+    int pipes[2];
+    CHECK(pipe(pipes) == 0);
+    CHECK(layer8_segment_layout(pipes[0]) == 0); /* and is not read */
+    (void)close(pipes[0]);
+    (void)close(pipes[1]);
+    fd = memfd_create("short", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    CHECK(fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) == 0 && layer8_segment_layout(fd) == 0);
+    (void)close(fd);
+}
+
 int main(void) {
     (void)alarm(280);
     test_every_size_that_a_vnic_may_ask_for_is_taken_in();
     test_a_size_that_no_vnic_can_ask_for_is_refused();
     test_a_segment_that_is_not_one_is_refused();
+    test_the_layout_of_a_segment_can_be_told_also_when_it_is_another();
     return 0;
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import pickle
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,6 +32,8 @@ from layer8.protocol.control import (
     Wire,
 )
 from layer8.protocol.statement import Channel, Principal, Role, Statement, short
+from layer8.protocol.versions import Incompatible
+from layer8.version import VERSION
 
 VNIC, VNET = UUID(int=1), UUID(int=2)
 SEEN = Channel(uid=1000, gid=1000, pid=7, text="pid 7")
@@ -420,13 +423,33 @@ def test_another_version_is_told_apart_from_everything_else_by_both() -> None:
     hello = msgspec.structs.replace(session.vnic.start(), version=PROTOCOL_VERSION + 1, fingerprint=b"new kind")
     [refused] = session.to_vnet(encode(hello))
     assert isinstance(refused, Refused)
-    assert (refused.code, refused.fields) == ("version", (str(PROTOCOL_VERSION),))
-    with pytest.raises(Layer8Error, match="install the same layer8"):
-        session.to_vnic(encode(refused))
+    assert (refused.code, refused.fields) == ("version", (str(PROTOCOL_VERSION), VERSION))
+    assert "restart the Vnet with the newer layer8" in refused.text
     session = Session()
     session.vnic.start()
-    with pytest.raises(Layer8Error, match=f"version {PROTOCOL_VERSION + 1}"):
+    with pytest.raises(Incompatible, match=f"has control protocol {PROTOCOL_VERSION + 1}"):
         session.to_vnic(encode(challenge(version=PROTOCOL_VERSION + 1, fingerprint=b"new kind")))
+
+
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        (Refused(code="version", fields=("2", "7.0")), ("runs layer8 7.0 with control protocol 2", "newer library")),
+        (Refused(code="version", fields=("0", "0.0")), (f"library, layer8 {VERSION}, has 1", "restart the Vnet")),
+        (Refused(code="version", fields=("2",)), ("has control protocol 2", "restart this program")),
+        (Refused(code="version", text="what it says"), ("what it says",)),
+        (Refused(code="version", fields=("²",), text="what it says"), ("what it says",)),
+        (Refused(code="layout", text="what it says"), ("what it says",)),
+    ],
+)
+def test_who_is_refused_for_its_version_hears_what_to_do(refused: Refused, said: tuple[str, ...]) -> None:
+    session = Session()
+    session.vnic.start()
+    with pytest.raises(Incompatible) as raised:
+        session.to_vnic(encode(refused))
+    for words in said:
+        assert words in str(raised.value)
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
 
 
 @pytest.mark.parametrize("nonce", [b"", b"short", b"x" * 33])

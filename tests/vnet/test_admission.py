@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import socket
 from collections.abc import Callable
@@ -12,10 +13,11 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 
-from layer8.dataplane import Segment
+from layer8.dataplane import LAYOUT_VERSION, Segment
 from layer8.protocol.codec import encode
 from layer8.protocol.control import Attach, Attached, Challenge, Grant, Health, Hello, Ping, Refused
 from layer8.testing import RunningVnet
+from layer8.version import VERSION
 
 Connect = Callable[..., Any]
 Descriptors = Callable[[RunningVnet], set[tuple[str, str]]]
@@ -343,6 +345,24 @@ def test_the_bytes_of_a_user_are_bounded(make_vnet: Callable[..., RunningVnet], 
     assert "bytes_per_uid" in connect(vnet).attach(ring_bytes=1 << 20).text
     assert "max_ring_bytes" in connect(vnet).attach(ring_bytes=2 << 20).text
     assert connect(vnet).attach(ring_bytes=512 << 10).code == "limit"
+
+
+@pytest.mark.parametrize("adopt", [False, True], ids=["first", "again"])
+def test_a_segment_of_another_layout_is_refused_with_what_to_do(
+    make_vnet: Callable[..., RunningVnet], connect: Connect, adopt: bool
+) -> None:
+    vnet = make_vnet(max_ring_bytes=1 << 20)  # how large a segment of that layout may be is not known here
+    vnic = connect(vnet)
+    with Segment.create(2 << 20, vnic.uuid) as segment:
+        with mmap.mmap(segment.fd, mmap.PAGESIZE) as page:
+            page[8:12] = (LAYOUT_VERSION - 1).to_bytes(4, "little")
+        refused = vnic.attach(segment=segment.fd, adopt=adopt)
+    assert isinstance(refused, Refused)
+    assert (refused.code, refused.fields) == ("layout", (str(LAYOUT_VERSION), VERSION))
+    assert f"the Vnet runs layer8 {VERSION} with segment layout {LAYOUT_VERSION}" in refused.text
+    assert f"layer8 {VERSION}, has {LAYOUT_VERSION - 1}: restart this program with the newer library" in refused.text
+    assert vnic.ends()
+    assert isinstance(connect(vnet).attach(), Attached)
 
 
 def test_the_ports_of_a_vnet_are_bounded(make_vnet: Callable[..., RunningVnet], connect: Connect, until: Until) -> None:

@@ -13,9 +13,21 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from layer8.dataplane import SwitchPort, segment_bytes
+from layer8.dataplane import LAYOUT_VERSION, SwitchPort, segment_bytes
 from layer8.protocol import mirror
-from layer8.protocol.mirror import FRAME, Alive, AnyMessage, Begin, Begun, Bound, Continue, End, Segment, encode
+from layer8.protocol.mirror import (
+    FRAME,
+    MIRROR_VERSION,
+    Alive,
+    AnyMessage,
+    Begin,
+    Begun,
+    Bound,
+    Continue,
+    End,
+    Segment,
+    encode,
+)
 from layer8.security.provider import TlsRole
 from layer8.security.x509 import X509Provider
 from layer8.testing import Overlay, RunningVnet, make_overlay, running_vnet
@@ -180,6 +192,24 @@ def test_impossible_segments_are_refused_with_a_reason(make_port: Callable[..., 
         assert isinstance(answer, End)
         assert answer.code in ("limit", "invalid")
         assert stranger.is_ended()
+    assert port.works()
+
+
+def test_who_speaks_of_another_layout_or_protocol_is_told_what_to_do(make_port: Callable[..., Port]) -> None:
+    port = make_port()
+    stranger = port.stranger()
+    stranger.begin()
+    stranger.say(segment(layout=LAYOUT_VERSION + 1))
+    answer = stranger.hear()
+    assert isinstance(answer, End)
+    assert answer.code == "layout"
+    assert "restart the Vnet with the newer layer8" in answer.text
+    stranger = port.stranger()
+    stranger.say(Begin(version=MIRROR_VERSION - 1))
+    answer = stranger.hear()
+    assert isinstance(answer, End)
+    assert answer.code == "version"
+    assert "restart this program with the newer library" in answer.text
     assert port.works()
 
 

@@ -1,7 +1,9 @@
 /* layout.h - what two processes must agree on: the segment and the record.
  *
  * Everything here is little-endian, fixed width and checked by static assertions. A Vnic makes the segment, the
- * Vnet maps it; neither trusts what the other writes. Change a number here and LAYER8_LAYOUT_VERSION goes up.
+ * Vnet maps it; neither trusts what the other writes. Change a number here and LAYER8_LAYOUT_VERSION goes up; magic and
+ * version stay the first twelve bytes of every layout, so that each can tell that another one is another one. Where the
+ * record changes LINK_VERSION goes up too (layer8/protocol/link_messages.py): records travel between hosts as they are.
  *
  * SEGMENT (one memfd per Vnic; "V" = written by the Vnic, "N" = by the Vnet, "*" = by both, atomically)
  *
@@ -62,7 +64,9 @@
 #include <stdint.h>
 
 #define LAYER8_MAGIC UINT64_C(0x000038524559414c) /* "LAYER8\0\0" */
+#ifndef LAYER8_LAYOUT_VERSION /* tests build another one */
 #define LAYER8_LAYOUT_VERSION 2u
+#endif
 
 #define LAYER8_PAGE 4096u
 #define LAYER8_ALIGN 64u
@@ -186,6 +190,7 @@ struct layer8_segment_header {
     _Atomic uint32_t ready;
 };
 
+static_assert(offsetof(struct layer8_segment_header, version) == 8, "the same in every layout");
 static_assert(sizeof(struct layer8_segment_header) <= LAYER8_PAGE, "layout");
 
 struct layer8_wakeup { /* a waiter's flag and, where the token is not an eventfd, its semaphore */

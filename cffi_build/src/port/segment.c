@@ -15,6 +15,20 @@
 
 int layer8_layout_version(void) { return (int)LAYER8_LAYOUT_VERSION; }
 
+/* Not by mapping it: nothing else is known of the file yet, but that reading a sealed one waits for nobody. */
+int layer8_segment_layout(int fd) {
+    struct {
+        uint64_t magic;
+        uint32_t version;
+    } head = {0};
+    const ssize_t wanted = offsetof(struct layer8_segment_header, header_bytes);
+    if (fcntl(fd, F_GET_SEALS) <= 0 || pread(fd, &head, (size_t)wanted, 0) != wanted || head.magic != LAYER8_MAGIC ||
+        head.version > INT32_MAX) {
+        return 0;
+    }
+    return (int)head.version;
+}
+
 uint64_t layer8_segment_bytes(uint64_t ring_bytes) { return LAYER8_SEGMENT_BYTES(ring_bytes); }
 
 static int make_memfd(void) {
