@@ -242,7 +242,8 @@ typedef struct layer8_link layer8_link;
 #define LAYER8_COMMAND_START 12        /* ends `frozen`: records move from now on */
 /* Links. A *link* is a number: a session with an adjacent Vnet, with or without a connection. A *proxy* is a port that
  * stands for a Vnic there, or for that Vnet itself as a subscriber; REMOVE_PORT, GRANT, REVOKE, JOIN_ALIAS, LEAVE_ALIAS,
- * SUBSCRIBE (b: the far Vnet's topic number, under 65536) and UNSUBSCRIBE take one. A GRANT replaces what its slot had. */
+ * SUBSCRIBE (b: the far Vnet's topic number, under 65536; said again, it is changed) and UNSUBSCRIBE take one. A GRANT
+ * replaces what its slot had. */
 #define LAYER8_COMMAND_ADD_LINK 13     /* value: its number */
 #define LAYER8_COMMAND_LINK_UP 14      /* a: link, pointer: the queues of its connection, b: 1: another epoch than before */
 #define LAYER8_COMMAND_LINK_DOWN 15    /* a: link. From DONE on the queues are the caller's again */

@@ -24,7 +24,8 @@ class _Content(msgspec.Struct, frozen=True):
 
 
 class Acquaintances:
-    """`vnet`: this Vnet's uuid. `awaited`: with whom an earlier life had sessions. `adjacent`: those of this one."""
+    """`vnet`: this Vnet's uuid. `awaited`: with whom an earlier life had sessions; a life that ends before they are back
+    leaves them to the next. `adjacent`: those of this one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -57,9 +58,15 @@ class Acquaintances:
             self.adjacent.discard(vnet)
             self.write()
 
+    def await_no_longer(self) -> None:
+        """All are back, or have had their time."""
+        if self.awaited:
+            self.awaited = frozenset()
+            self.write()
+
     def write(self) -> None:
         new = self._path.with_name(self._path.name + ".new")
-        content = msgspec.json.encode(_Content(self.vnet, tuple(sorted(self.adjacent))))
+        content = msgspec.json.encode(_Content(self.vnet, tuple(sorted(self.adjacent | self.awaited))))
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
             with open(os.open(new, flags, 0o600), "wb") as file:

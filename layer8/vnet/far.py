@@ -123,6 +123,7 @@ class Far:
         self._followed: dict[str, _Followed] = {}
         self._interests = InterestDesk(vnet.board)
         self.on_interest = self._interests.on_interest  # the switchboard's
+        self.complete = self._interests.complete
         self.directory: SharedDirectory
         self.violated: Callable[[UUID, str], None] = lambda vnet, reason: None
         board = vnet.board
@@ -164,6 +165,14 @@ class Far:
         session = self._sessions.get(adjacent.vnet)
         if session is not None and session.adjacent is adjacent:
             self._interests.said(session.topics, message)
+
+    def on_stated(self, heard: Callable[[UUID], None]) -> None:
+        """`heard(vnet)` is called when all interests of an adjacent Vnet are known."""
+        self._interests.on_stated = heard
+
+    def has_stated(self, vnet: UUID) -> bool:
+        session = self._sessions.get(vnet)
+        return session is not None and session.topics.has_stated
 
     async def down(self, adjacent: Adjacent, queues: Queues, was_up: bool) -> None:
         assert isinstance(queues, Link)

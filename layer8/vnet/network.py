@@ -68,6 +68,7 @@ class Network:
         self.port.mount(ALPN_LINK, self.links.accept)
         self.links.on_session = self._session
         self.links.on_state = self._knows
+        self.far.on_stated(self._knows)
         vnet.health.links = self.links.records
         self.far.directory = directory = self.links.directory
         self.far.violated = self._violated
@@ -120,8 +121,13 @@ class Network:
             self._fresh_at = self._loop.time()
             self.links.tell(Fresh())
 
+    def complete(self) -> None:
+        """Whoever was awaited here is back, or has had their time; other Vnets perhaps not. Safe twice."""
+        self.far.complete()
+
     def moving(self) -> None:
-        """Whoever was awaited here is back, or has had their time: records may come."""
+        """Records may come. After `complete`."""
+        self.acquaintances.await_no_longer()
         self.links.open()
 
     def _came(self, record: HealthRecord) -> None:
@@ -131,8 +137,10 @@ class Network:
             self._vnet.arrived(record.alias)
 
     def _knows(self, vnet: UUID) -> None:
-        """The whole part of an adjacent Vnet has come."""
-        self._vnet.is_back(vnet)
+        """The whole part of an adjacent Vnet has come, or what it subscribes to."""
+        adjacent = self.links.adjacent.get(vnet)
+        if adjacent is not None and adjacent.has_state and self.far.has_stated(vnet):
+            self._vnet.is_back(vnet)
 
     def _violated(self, vnet: UUID, reason: str) -> None:
         adjacent = self.links.adjacent.get(vnet)

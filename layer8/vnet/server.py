@@ -163,6 +163,7 @@ class Vnet:
     def _await_returns(self) -> None:
         if self._returning.is_over:
             self._moving.set()
+            self.network.complete()
             self.network.moving()
             return
         _log.info("Vnet %s awaits %d Vnics of an earlier one", self.config.name, len(self.roster.awaited))
@@ -204,6 +205,8 @@ class Vnet:
         if self._moving.is_set() or self.stopping:
             return
         self._returning.tick(self._loop.time())
+        if self._returning.is_over or self._returning.missing <= self.network.acquaintances.awaited:
+            self.network.complete()  # before other Vnets are back: they await us as we await them
         if self._returning.is_over:
             self._move()
         else:

@@ -22,6 +22,19 @@ def test_a_vnet_that_died_is_the_same_one_again_and_awaits_whom_it_knew(tmp_path
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_a_life_that_ends_before_they_are_back_leaves_them_to_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "default.links"
+    one, two = uuid4(), uuid4()
+    Acquaintances.load(path).add(one)
+    short = Acquaintances.load(path)
+    short.write()
+    short.add(two)
+    longer = Acquaintances.load(path)
+    assert longer.awaited == {one, two}
+    longer.await_no_longer()
+    assert Acquaintances.load(path).awaited == frozenset()
+
+
 def test_one_that_ended_with_nobody_attached_begins_as_somebody_new(tmp_path: Path) -> None:
     path = tmp_path / "default.links"
     first = Acquaintances.load(path)

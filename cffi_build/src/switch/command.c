@@ -261,12 +261,55 @@ static struct subscription *subscription_of(port_t *port, uint32_t number) {
     return NULL;
 }
 
+static void renumber_receiver(const struct message *message, const struct subscription *subscription) {
+    struct receiver *receiver = layer8_receiver_of(message, subscription);
+    if (receiver != NULL) {
+        receiver->number = (uint16_t)subscription->number;
+    }
+}
+
+/* An adjacent Vnet that took over has another number for a topic of its earlier life: what waits for it goes under it. */
+static bool renumber(layer8_switch *sw, port_t *port, const struct topic *topic, uint32_t number) {
+    struct subscription *subscription = NULL;
+    FOR_EACH(at, &port->subscriptions) {
+        subscription = OWNER(struct subscription, of_port, at);
+        if (subscription->topic == topic) {
+            break;
+        }
+        subscription = NULL;
+    }
+    if (subscription == NULL) {
+        return false;
+    }
+    subscription->number = number;
+    for (uint32_t index = 0; index < sw->config.max_ports; index++) {
+        if (sw->ports[index] != NULL) {
+            FOR_EACH(at, &sw->ports[index]->messages) {
+                renumber_receiver(OWNER(struct message, of_source, at), subscription);
+            }
+        }
+    }
+    FOR_EACH(at, &port->waiting) { /* those that have ended, as far as the switch is concerned */
+        for (struct owed *owed = OWNER(struct flow, of_target, at)->first; owed != NULL; owed = owed->next) {
+            if (owed->message != NULL) {
+                renumber_receiver(owed->message, subscription);
+            }
+        }
+    }
+    return true;
+}
+
 static int subscribe(layer8_switch *sw, port_t *port, uint32_t topic_number, uint32_t number, bool renewed) {
-    if (topic_number >= sw->config.max_topics || number >= (port->adjacent != NULL ? 65536u : LAYER8_TOPICS) ||
-        subscription_of(port, number) != NULL) {
+    if (topic_number >= sw->config.max_topics || number >= (port->adjacent != NULL ? 65536u : LAYER8_TOPICS)) {
         return LAYER8_INVALID;
     }
     struct topic *topic = topic_for(sw, topic_number);
+    if (port->adjacent != NULL && topic != NULL && renumber(sw, port, topic, number)) {
+        return LAYER8_OK;
+    }
+    if (subscription_of(port, number) != NULL) {
+        return LAYER8_INVALID;
+    }
     struct subscription *subscription = calloc(1, sizeof *subscription);
     if (topic != NULL && topic->count == topic->capacity) {
         uint32_t capacity = topic->capacity == 0 ? 4 : topic->capacity * 2;

@@ -1,5 +1,5 @@
-"""count_receive ALIAS: receives numbers in order from one sender; says the first that is out of order, and at a line on
-stdin "have N": how many have come."""
+"""count_receive ALIAS [TOPIC]: receives numbers in order from one sender, or on a topic; says the first that is out of
+order, and at a line on stdin "have N": how many have come."""
 
 import sys
 import threading
@@ -11,6 +11,8 @@ wrong = ""
 lock = threading.Lock()
 
 with Vnic(sys.argv[1], attach_timeout=60, timeout=120) as vnic:
+    for topic in sys.argv[2:]:
+        vnic.subscribe(topic)
     print(f"up {vnic.uuid}", flush=True)
 
     def read() -> None:
