@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from layer8 import Vnic
-from layer8.dataplane import Port, Segment
+from layer8.dataplane import GOING_MAX, HALF_BYTES, HALVES_MAX, Port, Segment
 from layer8.health_record import State
 from layer8.protocol.control import Attached, Detach, Find, Grant, Health, Ping, Refused, Resume, Subscribe
 from layer8.rendezvous import state_directory
@@ -271,3 +271,30 @@ def test_who_dies_while_it_is_awaited_is_awaited_no_longer(
     (record,) = raw.ask(Health, filters={"uuid": str(gone)}).records
     assert (record.state, record.reason) == (State.DOWN, "its process ended while no Vnet was there")
     assert entries(vnet) == 1
+
+
+def test_what_stands_half_is_told_in_lists_that_nobody_believes(
+    vnet: RunningVnet, connect: Connect, make_segment: MakeSegment
+) -> None:
+    uuid = uuid4()
+    segment = make_segment(uuid)
+    secret = connect(vnet).attach(uuid=uuid, segment=segment).resume
+    for told, code in [
+        ({"going": b"odd"}, "invalid"),
+        ({"going": b"", "halves": bytes(33)}, "invalid"),
+        ({"going": bytes(HALF_BYTES * (GOING_MAX + 1))}, "invalid"),
+        ({"going": b"", "halves": bytes(HALF_BYTES * (HALVES_MAX + 1))}, "invalid"),
+        ({"going": os.urandom(HALF_BYTES * GOING_MAX), "halves": os.urandom(HALF_BYTES * HALVES_MAX)}, ""),
+        ({"going": bytes(HALF_BYTES), "halves": uuid.bytes + bytes(12) + b"\x01\x00" + bytes(2)}, ""),
+    ]:
+        vnet.kill()
+        vnet.restart()
+        raw = connect(vnet)
+        assert raw.attach(uuid=uuid, segment=segment, resume=secret, adopt=True).adopted
+        raw.send(Resume(id=70, **told))
+        answer = raw.answer(70)
+        assert getattr(answer, "code", "") == code
+        if code:
+            raw.ask(Resume)
+        raw.ask(Ping)
+        assert raw.port.receive(1, 0) == 0
