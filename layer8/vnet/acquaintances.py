@@ -24,8 +24,8 @@ class _Content(msgspec.Struct, frozen=True):
 
 
 class Acquaintances:
-    """`vnet`: this Vnet's uuid. `awaited`: with whom an earlier life had sessions; a life that ends before they are back
-    leaves them to the next. `adjacent`: those of this one."""
+    """`vnet`: this Vnet's uuid. `awaited`: with whom an earlier life had sessions; a life that ends before they are
+    back leaves them to the next. `adjacent`: those of this one."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
