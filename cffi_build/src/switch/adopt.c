@@ -130,6 +130,17 @@ bool layer8_poll_adopted(layer8_switch *sw, port_t *port) {
     return true;
 }
 
+/* What the earlier Vnet had marked, and this one has no handle for, would stand for ever: what comes under such a handle is
+ * refused, so its mark says that. */
+static void mark_the_rest(port_t *port) {
+    for (uint32_t slot = 0; slot < LAYER8_SLOTS; slot++) {
+        const struct handle *handle = handle_at(port, slot);
+        if ((handle == NULL || handle->kind == 0) && layer8_load_relaxed(&port->slot_bytes[slot]) != LAYER8_SLOT_GONE) {
+            layer8_store_seq(&port->slot_bytes[slot], LAYER8_SLOT_REVOKED);
+        }
+    }
+}
+
 void layer8_resume(layer8_switch *sw, port_t *port) {
     if (port->resumed) {
         return;
@@ -138,12 +149,13 @@ void layer8_resume(layer8_switch *sw, port_t *port) {
     port->adopted_until = layer8_load_acquire(&port->control->transmit_tail);
     port->unsettled = port->is_adopted;
     layer8_store_release(&port->state_page->state, 1u);
-    /* A mark or a token of the earlier Vnet's may be lost: everybody looks once. */
-    layer8_post(port, &port->control->arrived);
-    layer8_post(port, &port->control->room);
+    mark_the_rest(port);
     if (layer8_fill(sw, port) > port->receive_capacity / 2) {
         layer8_congest(sw, port);
     }
+    /* A token of the earlier Vnet's may be lost, and a mark has changed without one: everybody looks once. */
+    layer8_post(port, &port->control->arrived);
+    layer8_post(port, &port->control->room);
     layer8_activate(sw, port);
 }
 
