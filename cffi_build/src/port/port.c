@@ -171,26 +171,29 @@ void layer8_port_ring(struct layer8_port *port) {
     write_token(doorbell);
 }
 
-void layer8_port_wake(layer8_port *port) {
+/* Every wait looks around. `owed`: whoever took a flag may be dead, and owe its token for ever. */
+static void wake(layer8_port *port, bool owed) {
     if (port->process != getpid()) {
         return;
     }
     layer8_store_seq(&port->poked_arrived, true);
     layer8_store_seq(&port->poked_room, true);
-    if (layer8_wakeup_claim(&port->control->arrived)) {
+    if (layer8_wakeup_claim(&port->control->arrived) || owed) {
         layer8_semaphore_post(&port->control->arrived);
     }
-    if (layer8_wakeup_claim(&port->control->room)) {
+    if (layer8_wakeup_claim(&port->control->room) || owed) {
         layer8_semaphore_post(&port->control->room);
     }
 }
+
+void layer8_port_wake(layer8_port *port) { wake(port, false); }
 
 void layer8_port_shut(layer8_port *port, int status) {
     if (port->process != getpid()) { /* the child's copy: from now on no call looks at the mapping */
         layer8_store_seq(&port->elsewhere, true);
     }
     layer8_store_seq(&port->shut, status < 0 ? status : LAYER8_CLOSED);
-    layer8_port_wake(port);
+    wake(port, true);
 }
 
 void layer8_port_reopen(layer8_port *port) {
