@@ -21,6 +21,7 @@
  *   0x2000  flag area       N  one byte per handle slot: open, xoff, gone, revoked, metered
  *   0x3000                  N  one u64 per topic number: how many publications were dropped
  *   0x5000                  N  port state page: epoch of the Vnet, state, reason
+ *   0x6000                  N  one u32 per topic number: how many of those dropped no record has said; for the next Vnet
  *   0x8000  transmit ring   V  records, Vnic -> Vnet
  *   ....    receive ring    N  records, Vnet -> Vnic
  *   ....    hold ring       N  records the Vnet could not finish; the Vnic neither reads nor writes it
@@ -84,6 +85,7 @@
 #define LAYER8_OFFSET_FLAGS 0x2000u
 #define LAYER8_OFFSET_MISSED 0x3000u
 #define LAYER8_OFFSET_STATE 0x5000u
+#define LAYER8_OFFSET_UNSAID 0x6000u
 #define LAYER8_OFFSET_RINGS 0x8000u
 
 enum layer8_kind {
@@ -223,6 +225,8 @@ static_assert(offsetof(struct layer8_control, room) == 0x480, "layout");
 static_assert(offsetof(struct layer8_control, doorbell) == 0x500, "layout");
 static_assert(offsetof(struct layer8_control, drained) == 0x580, "layout");
 static_assert(sizeof(struct layer8_control) <= LAYER8_PAGE, "layout");
+static_assert(LAYER8_OFFSET_MISSED + LAYER8_TOPICS * sizeof(uint64_t) <= LAYER8_OFFSET_STATE, "layout");
+static_assert(LAYER8_OFFSET_UNSAID + LAYER8_TOPICS * sizeof(uint32_t) <= LAYER8_OFFSET_RINGS, "layout");
 
 struct layer8_state_page {
     _Atomic uint64_t epoch;

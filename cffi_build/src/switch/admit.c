@@ -99,6 +99,7 @@ layer8_switch_port *layer8_switch_port_new(int segment_fd, const uint8_t *uuid, 
     port->slot_bytes = (_Atomic uint8_t *)(base + LAYER8_OFFSET_FLAGS);
     port->missed = (_Atomic uint64_t *)(void *)(base + LAYER8_OFFSET_MISSED);
     port->state_page = (struct layer8_state_page *)(void *)(base + LAYER8_OFFSET_STATE);
+    port->unsaid = (_Atomic uint32_t *)(void *)(base + LAYER8_OFFSET_UNSAID);
     port->transmit = base + header.transmit_offset;
     port->receive = base + header.receive_offset;
     port->hold = base + header.hold_offset;

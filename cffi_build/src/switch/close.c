@@ -148,6 +148,7 @@ void layer8_unsubscribe(layer8_switch *sw, struct subscription *subscription) {
         layer8_flow_drop(sw, OWNER(struct flow, of_target, at), NULL, subscription);
     }
     list_remove(&subscription->of_port);
+    list_remove(&subscription->said);
     free(subscription);
 }
 

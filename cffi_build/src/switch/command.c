@@ -329,8 +329,10 @@ static int subscribe(layer8_switch *sw, port_t *port, uint32_t topic_number, uin
     if (port->adjacent != NULL) { /* its count goes with the records */
     } else if (renewed) {
         subscription->total = layer8_load_relaxed(&port->missed[number]);
+        subscription->missed = subscription->unsaid = layer8_load_relaxed(&port->unsaid[number]);
     } else {
         layer8_store_relaxed(&port->missed[number], 0u);
+        layer8_store_relaxed(&port->unsaid[number], 0u);
     }
     topic->subscribers[topic->count++] = subscription;
     list_append(&port->subscriptions, &subscription->of_port);

@@ -91,6 +91,7 @@ void layer8_flush(layer8_switch *sw) {
             COUNT(sw->wakeups, 1);
         }
     }
+    layer8_said(sw); /* after the copies, like what follows: a kill in between costs a repetition */
     while (!list_empty(&sw->released)) { /* after the copies, for the same reason as a transmit ring's head */
         port_t *port = OWNER(port_t, released, sw->released.next);
         list_remove(&port->released);

@@ -75,6 +75,8 @@ struct subscription {
     struct topic *topic;
     uint32_t number;       /* the subscriber's own number for the topic */
     uint32_t missed;       /* since the last record it got */
+    uint32_t unsaid;       /* the same, as its segment has it: until the record that says it is published */
+    struct list said;      /* in layer8_switch.said while such a record is not */
     uint64_t total;
 };
 
@@ -174,6 +176,7 @@ struct layer8_switch_port {
     struct layer8_control *control;
     _Atomic uint8_t *slot_bytes;
     _Atomic uint64_t *missed;
+    _Atomic uint32_t *unsaid;
     struct layer8_state_page *state_page;
     uint64_t bytes, transmit_capacity, receive_capacity, hold_capacity;
     uint8_t uuid[16];
@@ -262,7 +265,7 @@ struct layer8_switch {
     uint32_t *right_buckets;
     uint32_t rights_made, rights_free, rights_mask, right_seed, max_rights;
     uint32_t port_count, active_count;
-    struct list active, dirty, doomed, closing, opening, released;
+    struct list active, dirty, doomed, closing, opening, released, said;
     struct pool owed_pool, held_pool, flow_pool, message_pool, due_pool;
     struct adjacent **adjacents; /* by the number of their link */
     port_t **by_uuid;      /* hash of all ports */
@@ -403,6 +406,7 @@ enum forward layer8_forward_publication(layer8_switch *sw, port_t *port, struct 
                                         const struct layer8_record *record, const uint8_t *body,
                                         struct message *message);
 void layer8_miss(struct subscription *subscription, uint32_t count);
+void layer8_said(layer8_switch *sw); /* what records say of publications that were missed is published */
 enum put layer8_put_publication(layer8_switch *sw, port_t *source, struct subscription *subscription,
                                 const struct layer8_record *record, const uint8_t *body, enum put_limit limit);
 

@@ -6,13 +6,30 @@ enum put layer8_put_publication(layer8_switch *sw, port_t *source, struct subscr
     struct layer8_record delivered;
     layer8_stamp(&delivered, record, source);
     delivered.topic = (uint16_t)subscription->number;
-    bool last = (record->flags & LAYER8_LAST) != 0; /* only then is it sure that the receiver will read it */
-    delivered.missed = last ? subscription->missed : 0;
+    /* Only then is it sure that the receiver will read it: it drops what it lacks the beginning of, and a retry it had. */
+    bool read = (record->flags & (LAYER8_LAST | LAYER8_RETRY)) == LAYER8_LAST;
+    delivered.missed = read ? subscription->missed : 0;
     enum put put = layer8_put(sw, subscription->port, &delivered, body, limit);
-    if (put == PUT_DONE && last) {
+    if (put == PUT_DONE && delivered.missed != 0) {
         subscription->missed = 0;
+        if (!list_linked(&subscription->said)) {
+            list_append(&sw->said, &subscription->said);
+        }
     }
     return put;
+}
+
+static void note_unsaid(struct subscription *subscription, uint32_t count) {
+    subscription->unsaid = count;
+    layer8_store_release(&subscription->port->unsaid[subscription->number], count);
+}
+
+void layer8_said(layer8_switch *sw) {
+    while (!list_empty(&sw->said)) {
+        struct subscription *subscription = OWNER(struct subscription, said, sw->said.next);
+        list_remove(&subscription->said);
+        note_unsaid(subscription, subscription->missed);
+    }
 }
 
 void layer8_miss(struct subscription *subscription, uint32_t count) {
@@ -20,6 +37,7 @@ void layer8_miss(struct subscription *subscription, uint32_t count) {
     subscription->total += count;
     COUNT(subscription->port->missed_count, count);
     if (subscription->port->adjacent == NULL) { /* another host is told with the next record */
+        note_unsaid(subscription, subscription->unsaid + count);
         layer8_store_seq(&subscription->port->missed[subscription->number], subscription->total);
         layer8_marked(subscription->port);
     }

@@ -26,6 +26,7 @@ layer8_switch_port *layer8_switch_remote_new(const uint8_t *uuid) {
         port->slot_bytes = (_Atomic uint8_t *)(nowhere + LAYER8_OFFSET_FLAGS);
         port->missed = (_Atomic uint64_t *)(void *)(nowhere + LAYER8_OFFSET_MISSED);
         port->state_page = (struct layer8_state_page *)(void *)(nowhere + LAYER8_OFFSET_STATE);
+        port->unsaid = (_Atomic uint32_t *)(void *)(nowhere + LAYER8_OFFSET_UNSAID);
     }
     return port;
 }

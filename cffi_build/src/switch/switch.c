@@ -62,6 +62,7 @@ layer8_switch *layer8_switch_new(const layer8_switch_config *config) {
     list_init(&sw->closing);
     list_init(&sw->opening);
     list_init(&sw->released);
+    list_init(&sw->said);
     list_init(&sw->busy);
     list_init(&sw->late);
     list_init(&sw->halves);
