@@ -79,7 +79,12 @@ def refusal(vnic: Vnic) -> str:
 
 @WATCHDOG
 def test_an_upgrade_and_a_downgrade_under_load_lose_and_double_nothing(
-    vnet: RunningVnet, run_of: Callable[..., Program], make_vnic: Callable[..., Vnic], tmp_path: Path
+    vnet: RunningVnet,
+    run_of: Callable[..., Program],
+    make_vnic: Callable[..., Vnic],
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Programs of both versions on Vnets of both, each way by a clean stop and by a kill."""
     started = 0
@@ -89,9 +94,11 @@ def test_an_upgrade_and_a_downgrade_under_load_lose_and_double_nothing(
         started += 1
         return run_of(NEWER if started % 2 else None, name, *arguments)
 
+    older = make_vnic("noted by an older one")
+    replace(vnet, NEWER)
     books = Books(start, tmp_path, 23)
     watcher = make_vnic("watcher", timeout=60)
-    for version, kill in ((NEWER, False), (None, False), (NEWER, True), (None, True)):
+    for version, kill in ((None, False), (NEWER, False), (None, True), (NEWER, True)):
         time.sleep(0.3)
         replace(vnet, version, kill=kill)
         watcher.send("watcher", b"")
@@ -100,6 +107,8 @@ def test_an_upgrade_and_a_downgrade_under_load_lose_and_double_nothing(
     figures = books.check()
     print(figures)
     assert figures["attachments"] == 5
+    assert older.stats().attachments == 6
+    assert "begins anew" not in capfd.readouterr().err + caplog.text  # everybody was known again
 
 
 @WATCHDOG
