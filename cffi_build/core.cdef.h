@@ -103,12 +103,12 @@ int layer8_port_set_doorbell(layer8_port *port, int eventfd);
 void layer8_port_close(layer8_port *port);         /* unmaps; no other call may be under way */
 void layer8_port_shut(layer8_port *port, int status); /* from now on every send and wait returns `status` */
 void layer8_port_reopen(layer8_port *port);           /* ends `shut`, unless it was closed */
-/* Drops messages in fragments that have begun and will not go on, because a Vnet has died: those of one source (16 bytes)
- * that died too or, with NULL, the requests and replies of all. The thread that receives. Returns how many. */
+/* Drops messages in fragments that will not go on: the old ones of one source (16 bytes) or, with NULL, the requests and
+ * replies of all. The thread that receives. Returns how many. */
 uint32_t layer8_port_forget_begun(layer8_port *port, const uint8_t *source);
 /* What the Vnet that adopts this port must know, after layer8_port_shut: fills `table` with up to `max` entries of
  * LAYER8_HALF_BYTES each, returns how many. The messages in fragments that this port goes on sending, and those of others
- * that stand half here (the thread that receives). */
+ * that stand half here, which are *old* from then on (the thread that receives). */
 uint32_t layer8_port_going(layer8_port *port, uint8_t *table, uint32_t max);
 uint32_t layer8_port_halves(layer8_port *port, uint8_t *table, uint32_t max);
 void layer8_port_wake(layer8_port *port);          /* wakes everybody who waits on this port, in this process */

@@ -17,10 +17,11 @@ FRAGMENT_BYTES: int = lib.LAYER8_FRAGMENT_BYTES
 """Header map and payload of one record, at most; the calls for whole messages take no more."""
 
 HEADERS_MAX: int = lib.LAYER8_HEADERS_MAX
+"""Bytes of an encoded header map."""
+
 HALF_BYTES: int = lib.LAYER8_HALF_BYTES
 GOING_MAX: int = lib.LAYER8_GOING_MAX
 HALVES_MAX: int = lib.LAYER8_HALVES_MAX
-"""Bytes of an encoded header map."""
 
 NO_SOURCE: int = lib.LAYER8_NO_SOURCE
 """The source of an entry when it stands in its record only: of a notice, and when numbers have run out."""

@@ -314,8 +314,9 @@ class Port:
         lib.layer8_port_reopen(self._pointer)
 
     def forget_begun(self, source: UUID | None = None) -> int:
-        """Drops messages in fragments that have begun and will not go on, because a Vnet has died: those of a source
-        that died too or, without one, all requests and replies. For the thread that receives. Returns how many."""
+        """Drops messages in fragments that have begun and will not go on, because a Vnet has died: the old ones of a
+        source (see `halves`) or, without one, all requests and replies. For the thread that receives. Returns how many.
+        """
         return lib.layer8_port_forget_begun(self._pointer, ffi.NULL if source is None else source.bytes)
 
     def going(self) -> bytes:
@@ -323,7 +324,8 @@ class Port:
         return self._told(lib.layer8_port_going, GOING_MAX)
 
     def halves(self) -> bytes:
-        """The same of others' messages that stand half here. For the thread that receives."""
+        """The same of others' messages that stand half here, which are *old* from now on. Each entry begins with the
+        uuid of its source. For the thread that receives."""
         return self._told(lib.layer8_port_halves, HALVES_MAX)
 
     def _told(self, tell: Callable[[CData, CData, int], int], most: int) -> bytes:

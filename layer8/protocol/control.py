@@ -250,11 +250,12 @@ class Detach(Wire, frozen=True, tag="detach"):
 
 
 class Resume(Wire, frozen=True, tag="resume"):
-    """An adopted port: all it had is renewed. Done when its records move again; `data`: the uuids of those who had been
-    attached and whose processes have ended meanwhile, as far as a message takes them.
+    """An adopted port: all it had is renewed. Done when its records move again.
 
     `going`: messages in fragments that this Vnic has begun and goes on sending, `halves`: those of others that stand
-    half in its memory, each as `struct layer8_half` (layout.h). What does not go on is aborted. None: not told.
+    half in its memory, each as `struct layer8_half` (layout.h). What does not go on is aborted. Done.data: the uuids of
+    those sources of halves that are there no more; when others of them go, Ended tells. None: not told, and Done.data
+    has who had been attached and has died meanwhile, as far as a message takes them.
     """
 
     id: int
@@ -365,6 +366,12 @@ class TopicRevoked(Wire, frozen=True, tag="topic-revoked"):
     topic: str
 
 
+class Ended(Wire, frozen=True, tag="ended"):
+    """These, of whom Resume had named halves, are there no more: what they had begun does not go on."""
+
+    sources: tuple[bytes, ...]
+
+
 class PortClosed(Wire, frozen=True, tag="port-closed"):
     """This port was closed (a violation, a limit, a revoked principal). The connection closes after this. `lasting`:
     nobody will let this Vnic in again."""
@@ -439,6 +446,7 @@ FromVnet = (
     | Done
     | Failed
     | Stopping
+    | Ended
     | PortClosed
     | TopicRevoked
     | Watched

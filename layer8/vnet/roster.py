@@ -19,6 +19,7 @@ import logging
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
@@ -52,11 +53,12 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 class Roster:
     """The list of one Vnet. `awaited`: by uuid, who was attached before this start and has not come back. `dead`: whose
-    process has ended while no Vnet was there."""
+    process has ended meanwhile. `left`: is told of each that leaves the list."""
 
     def __init__(self, directory: Path) -> None:
         self.awaited: dict[UUID, Entry] = {}
-        self.dead: list[UUID] = []
+        self.dead: dict[UUID, None] = {}  # in order
+        self.left: Callable[[UUID], None] = lambda uuid: None
         self._names: Counter[str] = Counter()  # uuids and aliases of those who are awaited
         self._directory = directory
         self._found: dict[int, Identity | None] = {}  # processes, as `load` has found them
@@ -74,7 +76,7 @@ class Roster:
                 self._names.update(_names(entry))
             else:
                 if entry is not None:
-                    self.dead.append(entry.uuid)
+                    self.dead[entry.uuid] = None
                 with contextlib.suppress(OSError):
                     path.unlink()
         self._found.clear()
@@ -125,9 +127,16 @@ class Roster:
         """The switch has nothing left of this port. A later port of the same Vnic keeps its entry."""
         if self._present.get(uuid) == number:
             del self._present[uuid]
-            for path in (self._path(uuid), self.mirror(uuid)):
-                with contextlib.suppress(OSError):
-                    path.unlink()
+            self._remove(uuid)
+
+    def _remove(self, uuid: UUID) -> None:
+        for path in (self._path(uuid), self.mirror(uuid)):
+            with contextlib.suppress(OSError):
+                path.unlink()
+        self.left(uuid)
+
+    def __contains__(self, uuid: UUID) -> bool:
+        return uuid in self._present or uuid in self.awaited
 
     def mirror(self, uuid: UUID) -> Path:
         """Where the mirror of a far Vnic's segment is, for as long as the Vnic is in the list."""
@@ -136,10 +145,8 @@ class Roster:
     def give_up(self, uuid: UUID) -> None:
         """Who is awaited will not come: its process has ended."""
         if self._take(uuid):
-            self.dead.append(uuid)
-            for path in (self._path(uuid), self.mirror(uuid)):
-                with contextlib.suppress(OSError):
-                    path.unlink()
+            self.dead[uuid] = None
+            self._remove(uuid)
 
     @property
     def present(self) -> bool:

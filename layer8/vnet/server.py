@@ -34,7 +34,8 @@ from layer8.vnet.admission import Admission, Newcomer
 from layer8.vnet.awaited import AwaitedProcesses
 from layer8.vnet.board_port import BoardPort
 from layer8.vnet.complaints import Complaints
-from layer8.vnet.config import VnetConfig
+from layer8.vnet.config import VnetConfig, has_several_hosts
+from layer8.vnet.endings import Endings
 from layer8.vnet.engine import make_engine
 from layer8.vnet.enrolling import EnrolError, Enrolling
 from layer8.vnet.entrance import Entrance
@@ -98,6 +99,7 @@ class Vnet:
         self.board.ended = self.guard.ledger.ended
         self.board.granted = self.guard.granted
         self.roster = Roster(state_directory(path))
+        self.endings = Endings(self.roster, alone=not has_several_hosts(config))
         self.stopping = False
         engine = engine if engine is not None else make_engine("", config.election_lease)
         self.wing = HealthWing(self, path, loop, engine)
@@ -187,7 +189,7 @@ class Vnet:
 
     def _will_not_come(self, entry: Entry) -> None:
         now = self._loop.time()
-        reason = "its process ended while no Vnet was there"
+        reason = "its process ended while no Vnet was there" if entry.pid > 0 else "nothing was seen of it for too long"
         self.happened(self.directory.mark(entry.uuid, State.DOWN, now, since=time.time(), reason=reason))
         self._returning.back(entry.uuid, now)
         for name in (str(entry.uuid), entry.alias or ""):
@@ -230,7 +232,6 @@ class Vnet:
         if not started.cancelled() and started.exception() is None:
             self._moving.set()
             self.network.moving()
-            self._awaited.close()
             for name in tuple(self._arrivals):
                 self.arrived(name)
 
@@ -395,6 +396,7 @@ class Vnet:
         if port is None:
             return
         self._by_port[port.number] = session
+        self._awaited.back(session.pid)
         self.health.joined(session)
         self.arrived(str(port.uuid))
         self.arrived(port.alias or "")
@@ -455,6 +457,7 @@ class Vnet:
         if session not in self._sessions:
             return
         self._sessions.discard(session)
+        self.endings.forget(session)
         self.wing.requests.over(session)
         newcomer = session.newcomer
         if newcomer.port is None:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import math
 from collections.abc import Awaitable
 from typing import Protocol
 from uuid import UUID
 
-from layer8.dataplane import Reason, Status
+from layer8.dataplane import HALF_BYTES, Reason, Status
 from layer8.health.directory import Directory, Event
 from layer8.health_record import HealthRecord
 from layer8.protocol.codec import Frame, Unknown
@@ -61,6 +62,7 @@ from layer8.version import VERSION
 from layer8.vnet.admission import Newcomer
 from layer8.vnet.board_port import BoardPort, PortState
 from layer8.vnet.config import VnetConfig
+from layer8.vnet.endings import Endings
 from layer8.vnet.refusal import Refusal, Violation
 from layer8.vnet.roster import Roster
 from layer8.vnet.switch_thread import SwitchStopped
@@ -69,7 +71,7 @@ from layer8.vnet.switchboard import Switchboard
 UNANSWERED = 256
 """Requests of one session that are worked on at a time; the next ones wait in its socket."""
 
-_DEAD_TOLD = 3000  # uuids in one message
+_DEAD_TOLD = 3000  # uuids in one message, to a library that does not ask about those whom it means
 _TOPICS_PER_PAGE = 100  # of 255 bytes at most: under 64 KiB
 _HEALTH_PER_PAGE = 100
 _ENDING_SECONDS = 0.03
@@ -92,6 +94,7 @@ class Hall(Protocol):
     board: Switchboard
     directory: Directory
     roster: Roster
+    endings: Endings
     overlay: str
     stopping: bool
 
@@ -206,7 +209,7 @@ class Session:
                 self._detach(id)
             case Resume(id=id, going=going, halves=halves):
                 resumed = self._hall.board.resume(self.own_port(), going, halves)
-                self._start(self._resume(id, resumed))
+                self._start(self._resume(id, resumed, None if going is None else halves))
             case Ping(id=id):
                 self._stream.send(Done(id=id, text=VERSION))
             case Reload() | Explain() | AuditPlace() | Principals() | Renewal() | Reprove():
@@ -249,7 +252,7 @@ class Session:
         if not self._closing:
             self.received(request, b"")
 
-    async def _resume(self, id: int, resumed: asyncio.Future[int]) -> None:  # noqa: A002
+    async def _resume(self, id: int, resumed: asyncio.Future[int], halves: bytes | None) -> None:  # noqa: A002
         try:
             status = await asyncio.shield(resumed)
         except SwitchStopped:
@@ -257,8 +260,12 @@ class Session:
             return
         if status == Status.OK:
             await self._hall.returned(self)
-            dead = self._hall.roster.dead[:_DEAD_TOLD]
-            self._stream.send(Done(id=id, data=tuple(uuid.bytes for uuid in dead)))
+            if halves is None:
+                over = tuple(uuid.bytes for uuid in itertools.islice(self._hall.roster.dead, _DEAD_TOLD))
+            else:
+                sources = (halves[at : at + 16] for at in range(0, len(halves), HALF_BYTES))
+                over = self._hall.endings.ask(self, sources)
+            self._stream.send(Done(id=id, data=over))
         else:
             self._stream.send(Failed(id=id, code="invalid", text="the port is closed"))
 

@@ -39,6 +39,7 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
@@ -219,8 +220,7 @@ class Core:
                 answer = self.keeper.ask(attachment, Resume(id=0, going=going, halves=halves), deadline)
                 if isinstance(answer, Failed):
                     raise ConnectionLost(f"the Vnet does not go on with this port: {answer.text}")
-                for source in answer.data:
-                    attachment.port.forget_begun(UUID(bytes=source))
+                self.ended(attachment, answer.data)
                 attachment.port.reopen()
             self._renew_orders(attachment, deadline)
         except BaseException:
@@ -336,6 +336,10 @@ class Core:
         if self.topics.revoked(number, topic, lambda: NotAuthorized(principal, "subscribe", f"topic {topic}")):
             self.inbox.wake_all()
             _logger.warning("%s may no longer subscribe to %r: the policy has changed", self.presence.what, topic)
+
+    def ended(self, attachment: Attachment, sources: Sequence[bytes]) -> None:
+        """What these had begun when an earlier Vnet died does not go on."""
+        self.inbox.forget_begun(attachment.port, [UUID(bytes=source) for source in sources])
 
     @property
     def is_closed(self) -> bool:

@@ -22,7 +22,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from uuid import UUID
 
 from layer8.dataplane import Port, Status
 from layer8.errors import Closed
@@ -67,6 +69,7 @@ class Inbox:
         self._steps: list[Step] = []  # what is left of a piece of it, last first
         self._drained = False
         self._taken_since = 0
+        self._ended: deque[tuple[Port, UUID]] = deque()  # sources whose old messages are dropped at the end of the ring
 
     # ── waiting ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -183,6 +186,7 @@ class Inbox:
         count = self._taken[0]
         if count <= 0:
             del self._taken[0]
+            self._forget_ended()
             return False
         begin = self._built
         end = min(count, begin + _PIECE)
@@ -319,6 +323,28 @@ class Inbox:
                 self._leader = 0
         return True
 
+    def forget_begun(self, port: Port, sources: Sequence[UUID]) -> None:
+        """What these had begun does not go on; the rest of it may stand in the ring, so that is read before. If nobody
+        reads now, and nothing is there to be read, it is dropped here; else whoever reads next does it."""
+        self._ended.extend((port, source) for source in sources)
+        with self._lock:
+            if self._leader != 0:
+                return
+            self._leader = threading.get_ident()
+        try:
+            if port.stats().receive_fill == 0:
+                self._forget_ended()
+        finally:
+            self._leader = 0
+            self._hand_on()
+
+    def _forget_ended(self) -> None:
+        """For whoever reads, at the end of the ring."""
+        while self._ended:
+            port, source = self._ended[0]
+            port.forget_begun(source)
+            del self._ended[0]
+
     def forget(self) -> None:
         """The Vnic is closed: what is left of an interrupted batch is gone."""
         with self._lock:
@@ -326,6 +352,7 @@ class Inbox:
                 self._steps = []
                 self._built = 0
                 self._taken.clear()
+                self._ended.clear()
 
     def forked(self) -> None:
         """In the child: whoever read or waited does not exist here."""

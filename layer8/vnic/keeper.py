@@ -22,6 +22,7 @@ from layer8.protocol.codec import Unknown
 from layer8.protocol.control import (
     Done,
     Elected,
+    Ended,
     Failed,
     PortClosed,
     ReportWanted,
@@ -63,6 +64,7 @@ class Kept(Protocol):
         ...
 
     def revoked(self, number: int, topic: str) -> None: ...
+    def ended(self, attachment: Attachment, sources: Sequence[bytes]) -> None: ...
     @property
     def orders(self) -> Orders: ...
     @property
@@ -178,6 +180,8 @@ class Keeper:
                 self._kept.stopping(attachment)
             case TopicRevoked(number=number, topic=topic):
                 self._kept.revoked(number, topic)
+            case Ended(sources=sources):
+                self._kept.ended(attachment, sources)
             case PortClosed() if self._reason:
                 pass  # it has stopped
             case PortClosed(reason=reason, lasting=lasting):

@@ -211,6 +211,37 @@ static void broken_messages_are_discarded_and_counted(void) {
     fake_close(&fake); /* frees what is being assembled, the sanitizer says */
 }
 
+static void what_stood_half_when_a_vnet_died_is_dropped_by_source_and_what_began_later_is_not(void) {
+    struct fake fake;
+    fake_open(&fake);
+    struct layer8_half halves[4];
+    uint8_t *table = (uint8_t *)halves;
+    CHECK(layer8_port_halves(fake.port, table, 4) == 0);
+    feed(&fake, fragment_of(&fake, 1, 0, 3, LAYER8_FRAGMENT_BYTES, 1));
+    feed(&fake, fragment_of(&fake, 2, 0, 3, LAYER8_FRAGMENT_BYTES, 1));
+    struct layer8_record request = fragment_of(&fake, 3, 0, 3, LAYER8_FRAGMENT_BYTES, 1);
+    request.kind = LAYER8_REQUEST; /* of which both sides know that it is over */
+    feed(&fake, request);
+    CHECK(layer8_port_halves(fake.port, table, 1) == 1 && halves[0].source[0] == 1);
+    CHECK(layer8_port_halves(fake.port, table, 4) == 2 && halves[0].source[0] == 1 && halves[1].source[0] == 2);
+    const uint8_t *source = halves[0].source;
+    feed(&fake, fragment_of(&fake, 1, 0, 3, LAYER8_FRAGMENT_BYTES, 5));
+    CHECK(layer8_port_forget_begun(fake.port, source) == 1 && layer8_port_forget_begun(fake.port, source) == 0);
+    CHECK(stats_of(&fake).messages_aborted == 1);
+    CHECK(stats_of(&fake).assembling_bytes == UINT64_C(9) * LAYER8_FRAGMENT_BYTES);
+    CHECK(layer8_port_forget_begun(fake.port, NULL) == 1);
+    feed(&fake, fragment_of(&fake, 1, 1, 3, LAYER8_FRAGMENT_BYTES, 5));
+    for (uint8_t from = 1; from <= 2; from++) { /* of source 2 it goes on where it stood */
+        if (from == 2) {
+            feed(&fake, fragment_of(&fake, 2, 1, 3, LAYER8_FRAGMENT_BYTES, 1));
+        }
+        struct layer8_record last = fragment_of(&fake, from, 2, 3, 5, from == 1 ? 5 : 1);
+        CHECK(fake_put(&fake, &last, bytes) && layer8_receive(fake.port, 256, 0) == 1);
+    }
+    CHECK(layer8_port_halves(fake.port, table, 4) == 0);
+    fake_close(&fake);
+}
+
 static void assembling_is_bounded(void) {
     struct fake fake;
     fake_open(&fake);
@@ -339,6 +370,7 @@ int main(void) {
     RUN(large_message_passes_a_smaller_ring);
     RUN(batch_released_early_is_counted_as_unread);
     RUN(broken_messages_are_discarded_and_counted);
+    RUN(what_stood_half_when_a_vnet_died_is_dropped_by_source_and_what_began_later_is_not);
     RUN(assembling_is_bounded);
     RUN(doubles_are_dropped_where_retry_is_set);
     RUN(what_was_taken_is_remembered_for_tens_of_thousands_of_handles);

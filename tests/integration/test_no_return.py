@@ -6,6 +6,7 @@ Here they are stopped processes: they live, so their place is kept, and the othe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import queue
@@ -20,7 +21,8 @@ from uuid import UUID
 
 import pytest
 
-from layer8 import AsyncVnic, NotFound, RequestFailed, Undeliverable, Vnic
+from layer8 import AsyncVnic, Closed, NotFound, RequestFailed, Undeliverable, Vnic
+from layer8.dataplane import PortStats
 from layer8.testing import RunningVnet, running_vnet
 
 from .conftest import Program, standing_still
@@ -302,7 +304,13 @@ def test_who_comes_back_late_goes_on_where_it_stood(
     assert here.receive(30).payload == numbered(9, 100)
     late.tell("large here 3000000")
     late.wait_for("did")
-    until(lambda: here.stats().port.receive_fill > 400 * KIB, "half a ring of it")  # type: ignore[union-attr]
+    until(lambda: half_there(here.stats().port), "half a ring of it")
+
+    def transmitting() -> int:
+        late.tell("figure")
+        return int(late.wait_for("figure"))
+
+    until(lambda: transmitting() == 0, "it waits for room")
     with standing_still(vnet.pid):
         late.tell("send late 10 3 100")  # to itself, by a name that is renewed late
         late.wait_for("did")
@@ -331,6 +339,120 @@ def test_who_comes_back_late_goes_on_where_it_stood(
     port = here.stats().port
     assert port is not None
     assert (port.assembling_bytes, port.fragments_discarded) == (0, 0)
+
+
+def begin(late: Program) -> None:
+    late.tell("large here 8000000")
+    late.wait_for("did")
+
+
+def half_there(figures: PortStats | None) -> bool:
+    return figures is not None and figures.receive_fill > 512 * KIB
+
+
+def half_kept(figures: PortStats | None) -> bool:
+    return figures is not None and (figures.messages_aborted, figures.assembling_bytes > 0) == (0, True)
+
+
+def half_dropped(figures: PortStats | None) -> bool:
+    return figures is not None and (figures.messages_aborted, figures.assembling_bytes) == (1, 0)
+
+
+@impatient
+@pytest.mark.parametrize("reads", [False, True], ids=["nobody reads", "a thread reads"])
+def test_what_a_late_one_had_begun_is_dropped_when_it_dies_and_not_before(
+    vnet: RunningVnet, run: Run, make_vnic: MakeVnic, reads: bool
+) -> None:
+    """It may come back for as long as it lives; its memory at the receiver is not held for longer."""
+    late = run("obey", "late")
+    ready(late)
+    here = make_vnic("here")
+    begin(late)
+    until(lambda: half_there(here.stats().port), "half a ring of it")
+    stop(late)
+    restart(vnet, here)
+    assert half_kept(here.stats().port)
+
+    def receive() -> None:
+        with contextlib.suppress(Closed):
+            here.receive()
+
+    reader = threading.Thread(target=receive)
+    if reads:
+        reader.start()
+    late.kill()
+    until(lambda: half_dropped(here.stats().port), "its memory is free")
+    here.close()
+    if reads:
+        reader.join()
+
+
+@impatient
+def test_what_a_late_one_had_begun_is_dropped_when_it_dies_while_a_loop_reads(vnet: RunningVnet, run: Run) -> None:
+    late = run("obey", "late")
+    ready(late)
+
+    async def read() -> None:
+        async with AsyncVnic("here", vnet=str(vnet.socket), attach_timeout=30) as here:
+            await asyncio.to_thread(begin, late)
+            while not half_there((await here.stats()).port):
+                await asyncio.sleep(0.005)
+            stop(late)
+            await asyncio.to_thread(vnet.kill)
+            await asyncio.to_thread(vnet.restart)
+            reading = asyncio.create_task(here.receive())
+            while (await here.stats()).attachments < 2:
+                await asyncio.sleep(0.005)
+            assert half_kept((await here.stats()).port)
+            await asyncio.to_thread(late.kill)
+            while not half_dropped((await here.stats()).port):
+                await asyncio.sleep(0.005)
+            reading.cancel()
+
+    asyncio.run(asyncio.wait_for(read(), 60))
+
+
+@impatient
+def test_what_one_had_begun_who_came_back_and_then_died_is_dropped(
+    vnet: RunningVnet, run: Run, make_vnic: MakeVnic
+) -> None:
+    late = run("obey", "late")
+    uuid = ready(late)
+    here = make_vnic("here")
+    begin(late)
+    until(lambda: half_there(here.stats().port), "half a ring of it")
+    stop(late)
+    restart(vnet, here)
+    go_on(late)
+    assert here.find("late", timeout=60).uuid == uuid
+    late.kill()
+    with pytest.raises(TimeoutError):
+        here.receive(0.5)  # what had come of it meanwhile is read
+    until(lambda: half_dropped(here.stats().port), "its memory is free")
+
+
+@impatient
+def test_what_a_late_one_has_finished_before_it_died_is_still_read(
+    vnet: RunningVnet, run: Run, make_vnic: MakeVnic
+) -> None:
+    """The news of its death overtakes what stands in the ring."""
+    late = run("obey", "late")
+    uuid = ready(late)
+    here = make_vnic("here")
+    late.tell("large here 1000000")  # more than the ring takes; and what is left of it then is less than half a ring
+    late.wait_for("did")
+    until(lambda: half_there(here.stats().port), "half a ring of it")
+    stop(late)
+    restart(vnet, here)
+    assert half_kept(here.stats().port)
+    go_on(late)
+    late.wait_for("large sent")
+    assert here.find("late", timeout=60).uuid == uuid
+    late.kill()
+    until(lambda: not here.health(uuid=uuid)[0].is_up, "it is down")
+    here.publish("unheard", b"")  # its answer comes behind that news
+    assert here.receive(30).payload == bytes(1_000_000)
+    assert here.stats().port.messages_aborted == 0  # type: ignore[union-attr]
 
 
 def test_nobody_is_awaited_for_longer_than_there_is_time_in_all(tmp_path: Path, run_on: Callable[..., Program]) -> None:

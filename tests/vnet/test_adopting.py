@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import signal
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -16,7 +17,18 @@ import pytest
 from layer8 import Vnic
 from layer8.dataplane import GOING_MAX, HALF_BYTES, HALVES_MAX, Port, Segment
 from layer8.health_record import State
-from layer8.protocol.control import Attached, Detach, Find, Grant, Health, Ping, Refused, Resume, Subscribe
+from layer8.protocol.control import (
+    Attached,
+    Detach,
+    Ended,
+    Find,
+    Grant,
+    Health,
+    Ping,
+    Refused,
+    Resume,
+    Subscribe,
+)
 from layer8.rendezvous import state_directory
 from layer8.testing import RunningVnet
 
@@ -36,6 +48,11 @@ def receive(port: Port) -> list[bytes]:
             return [port.batch[at : at + size] for at, size, *_ in port.entries(count)]
         port.wait_arrived(0.2)
     raise AssertionError("nothing came")
+
+
+def halves(*sources: bytes) -> bytes:
+    """Of each a unicast that stands half: correlation, slot, generation, topic, kind."""
+    return b"".join(source + struct.pack("<Q4H", 1, 1, 1, 0, 1) for source in sources)
 
 
 def entries(vnet: RunningVnet) -> int:
@@ -94,6 +111,29 @@ def test_records_stand_still_until_what_was_had_is_renewed(
     receiver.ask(Resume)
     sender.answer(71)
     assert receive(receiver.port) == [b"while nobody is there"]
+
+
+def test_whoever_is_back_is_watched_once(
+    vnet: RunningVnet,
+    connect: Connect,
+    make_segment: MakeSegment,
+    descriptors: Callable[[RunningVnet], set[tuple[str, str]]],
+) -> None:
+    def pidfds() -> int:
+        return sum("pidfd" in target for _, target in descriptors(vnet))
+
+    uuid = uuid4()
+    segment = make_segment(uuid)
+    before = pidfds()
+    secret = connect(vnet).attach(uuid=uuid, segment=segment).resume
+    one_more = pidfds()
+    assert one_more > before
+    vnet.kill()
+    vnet.restart()
+    raw = connect(vnet)
+    assert raw.attach(uuid=uuid, segment=segment, resume=secret, adopt=True).adopted
+    raw.ask(Resume)
+    assert pidfds() == one_more
 
 
 def test_only_who_has_the_secret_gets_the_place(
@@ -239,6 +279,54 @@ def test_what_somebody_had_begun_who_died_with_the_vnet_is_forgotten(
         port = receiver.stats().port
         assert port is not None
         assert (port.messages_aborted, port.assembling_bytes) == (1, 0)
+
+
+def test_of_whom_something_stands_half_is_said_that_they_are_there_no_more(
+    make_vnet: Callable[..., RunningVnet],
+    connect: Connect,
+    make_segment: MakeSegment,
+    spawn: Callable[..., subprocess.Popen[str]],
+) -> None:
+    """At once of who is neither here nor awaited, however many have died; later of the others; and of nobody else."""
+    vnet = make_vnet(return_patience=0.5)
+    uuids = [uuid4() for _ in range(3)]
+    segments = [make_segment(uuid) for uuid in uuids]
+    secrets = [
+        connect(vnet).attach(uuid=uuid, segment=segment).resume for uuid, segment in zip(uuids, segments, strict=True)
+    ]
+    mortals = [
+        spawn(
+            "import signal, sys; from layer8 import Vnic\n"
+            "vnic = Vnic(vnet=sys.argv[1], attach_timeout=30)\n"
+            "print(vnic.uuid, flush=True)\n"
+            "signal.pause()",
+            str(vnet.socket),
+        )
+        for _ in range(2)
+    ]
+    gone, unasked = (UUID(mortal.stdout.readline().strip()) for mortal in mortals)  # type: ignore[union-attr]
+    assert gone != unasked
+    for mortal in mortals:
+        os.kill(mortal.pid, signal.SIGSTOP)  # so that it does not come back
+    vnet.kill()
+    vnet.restart()
+    one, other, third = (connect(vnet) for _ in range(3))
+    for raw, uuid, segment, secret in zip((one, other, third), uuids, segments, secrets, strict=True):
+        assert raw.attach(uuid=uuid, segment=segment, resume=secret, adopt=True).adopted
+    never = [uuid4().bytes for _ in range(HALVES_MAX - 2)]
+    one.send(Resume(id=1, going=b"", halves=halves(*never, gone.bytes, uuids[1].bytes)))
+    other.send(Resume(id=1, going=b"", halves=halves(gone.bytes)))
+    third.send(Resume(id=1))
+    assert set(one.answer(1).data) == set(never)
+    assert other.answer(1).data == third.answer(1).data == ()
+    for mortal in reversed(mortals):  # the one that nobody asked about first
+        mortal.kill()
+        mortal.wait()
+    assert one.expect(Ended).sources == other.expect(Ended).sources == (gone.bytes,)
+    third.ask(Ping)  # it heard of nobody
+    other.ask(Detach)
+    assert one.expect(Ended).sources == (uuids[1].bytes,)
+    one.ask(Ping)
 
 
 def test_who_dies_while_it_is_awaited_is_awaited_no_longer(

@@ -147,7 +147,7 @@ uint32_t layer8_assemblies_forget(struct layer8_assemblies *assemblies, const ui
     for (uint32_t at = assemblies->count; at-- > 0;) {
         struct layer8_assembly *assembly = assemblies->open[at];
         if (source == NULL ? assembly->first.kind >= LAYER8_REQUEST
-                           : memcmp(assembly->first.source, source, sizeof assembly->first.source) == 0) {
+                           : assembly->old && memcmp(assembly->first.source, source, 16) == 0) {
             close_open(assemblies, at);
             drop(assemblies, assembly);
             count++;
@@ -156,11 +156,12 @@ uint32_t layer8_assemblies_forget(struct layer8_assemblies *assemblies, const ui
     return count;
 }
 
-uint32_t layer8_assemblies_tell(const struct layer8_assemblies *assemblies, struct layer8_half *table, uint32_t max) {
+uint32_t layer8_assemblies_tell(struct layer8_assemblies *assemblies, struct layer8_half *table, uint32_t max) {
     uint32_t count = 0;
     for (uint32_t n = 0; n < assemblies->count && count < max; n++) {
         const struct layer8_record *first = &assemblies->open[n]->first;
         if (first->kind <= LAYER8_PUBLISH) {
+            assemblies->open[n]->old = true;
             struct layer8_half *half = &table[count++];
             *half = (struct layer8_half){.correlation = first->correlation,
                                          .slot = first->slot,

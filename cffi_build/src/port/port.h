@@ -72,6 +72,7 @@ struct layer8_assembly {
     uint64_t length;   /* of the message, when complete */
     uint32_t next;     /* fragment expected */
     uint32_t fragments;
+    bool old;          /* it stood half here when a Vnet died */
 };
 
 struct layer8_assemblies {
@@ -97,7 +98,7 @@ enum layer8_assembled layer8_assembly_add(struct layer8_assemblies *assemblies, 
 bool layer8_assembly_abort(struct layer8_assemblies *assemblies, const struct layer8_record *record);
 uint32_t layer8_assemblies_forget(struct layer8_assemblies *assemblies, const uint8_t *source); /* NULL: all that is no
                                                                                                   message */
-uint32_t layer8_assemblies_tell(const struct layer8_assemblies *assemblies, struct layer8_half *table, uint32_t max);
+uint32_t layer8_assemblies_tell(struct layer8_assemblies *assemblies, struct layer8_half *table, uint32_t max); /* old now */
 void layer8_assemblies_reuse(struct layer8_assemblies *assemblies); /* frees what is `done` */
 
 /* ---- segment.c ---- */

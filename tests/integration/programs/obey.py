@@ -1,5 +1,6 @@
 """obey ALIAS [TOPIC]: does what it is told, in lines: send TO FIRST COUNT SIZE, large TO SIZE (it goes on with other
-things meanwhile), read (until the number 0 comes), figures. What it sends begins with a number of eight bytes."""
+things meanwhile), read (until the number 0 comes), figure (of bytes in its transmit ring). What it sends
+begins with a number of eight bytes."""
 
 import sys
 import threading
@@ -33,7 +34,7 @@ for line in sys.stdin:
             while not numbers or numbers[-1]:
                 numbers.append(int.from_bytes(vnic.receive().payload[:8], "little"))
             print("read", *numbers)
-        case ["figures"]:
+        case ["figure"]:
             port = vnic.stats().port
-            print("figures", vnic.state, *((port.assembling_bytes, port.duplicates_dropped) if port else ()))
+            print("figure", -1 if port is None else port.transmit_fill)
     print("did", line.split()[0])
