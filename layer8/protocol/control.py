@@ -249,6 +249,15 @@ class Detach(Wire, frozen=True, tag="detach"):
     id: int
 
 
+class Farewell(Wire, frozen=True, tag="farewell"):
+    """A Vnic that was closed while no Vnet was there does not come back. `secret`: of its attach, which proves that
+    this speaks for it. Done, whether it was awaited or not."""
+
+    id: int
+    uuid: UUID
+    secret: bytes
+
+
 class Resume(Wire, frozen=True, tag="resume"):
     """An adopted port: all it had is renewed. Done when its records move again.
 
@@ -430,6 +439,7 @@ FromVnic = (
     | WhoIs
     | Draining
     | Detach
+    | Farewell
     | Resume
     | Ping
     | Reload

@@ -143,10 +143,18 @@ class Roster:
         return self._directory / f"{uuid.hex}{_MIRROR}"
 
     def give_up(self, uuid: UUID) -> None:
-        """Who is awaited will not come: its process has ended."""
+        """Who is awaited will not come: its process has ended, or it was closed."""
         if self._take(uuid):
             self.dead[uuid] = None
             self._remove(uuid)
+
+    def take_leave(self, uuid: UUID, secret: bytes) -> Entry | None:
+        """Who is awaited will not come: somebody says so who has its secret. None: it is not awaited, or not so."""
+        entry = self.awaited.get(uuid)
+        if entry is None or not knows_secret(entry, secret):
+            return None
+        self.give_up(uuid)
+        return entry
 
     @property
     def present(self) -> bool:

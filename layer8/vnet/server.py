@@ -122,7 +122,7 @@ class Vnet:
         self._emptied = asyncio.Event()
         self._returning = Returning((), 0.0, 0.0)
         self._patience: asyncio.TimerHandle | None = None
-        self._awaited = AwaitedProcesses(self.roster, loop, self._will_not_come)
+        self._awaited = AwaitedProcesses(self.roster, loop, self._process_ended)
         self._arrivals: dict[str, asyncio.Event] = {}  # by uuid or alias: who waits for it to come back
         self._moving = asyncio.Event()
         self.board.violated = self._violated
@@ -187,9 +187,19 @@ class Vnet:
         self._awaited.watch()
         self._check_returns()
 
-    def _will_not_come(self, entry: Entry) -> None:
+    def farewell(self, uuid: UUID, secret: bytes) -> None:
+        entry = self.roster.take_leave(uuid, secret)
+        if entry is not None:
+            self._will_not_come(entry, "closed while no Vnet was there")
+
+    def _process_ended(self, entry: Entry) -> None:
+        seen = entry.pid > 0
+        self._will_not_come(
+            entry, "its process ended while no Vnet was there" if seen else "nothing was seen of it for too long"
+        )
+
+    def _will_not_come(self, entry: Entry, reason: str) -> None:
         now = self._loop.time()
-        reason = "its process ended while no Vnet was there" if entry.pid > 0 else "nothing was seen of it for too long"
         self.happened(self.directory.mark(entry.uuid, State.DOWN, now, since=time.time(), reason=reason))
         self._returning.back(entry.uuid, now)
         for name in (str(entry.uuid), entry.alias or ""):

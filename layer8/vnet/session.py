@@ -31,6 +31,7 @@ from layer8.protocol.control import (
     Elect,
     Explain,
     Failed,
+    Farewell,
     Find,
     Grant,
     Health,
@@ -103,6 +104,9 @@ class Hall(Protocol):
 
     async def returned(self, session: Session) -> None:
         """An adopted port has renewed what it had; returns when records move."""
+
+    def farewell(self, uuid: UUID, secret: bytes) -> None:
+        """Whoever had this secret for this uuid does not come back."""
 
     def allowed(self, who: Principal, action: Action, what: Resource) -> bool: ...
 
@@ -207,6 +211,9 @@ class Session:
                     self._answer(id, left)
             case Detach(id=id):
                 self._detach(id)
+            case Farewell(id=id, uuid=uuid, secret=secret):
+                self._hall.farewell(uuid, secret)
+                self._stream.send(Done(id=id))
             case Resume(id=id, going=going, halves=halves):
                 resumed = self._hall.board.resume(self.own_port(), going, halves)
                 self._start(self._resume(id, resumed, None if going is None else halves))

@@ -151,6 +151,7 @@ class Core:
         try:
             self.keeper = Keeper(self, self.questions, f"{name}-keeper")
             self._install(attachment)
+            self._pass_on_words(attachment)
             _open_cores.add(self)
             self.keeper.start(attachment)
         except BaseException:  # no descriptor, no thread
@@ -206,6 +207,7 @@ class Core:
         if attachment.adopted:  # the Vnet waits for others, too
             deadline += ADOPT_SECONDS
         try:
+            self._pass_on_words(attachment)
             self._renew_subscriptions(attachment, interests, deadline)
             if self.presence.draining:
                 self.keeper.ask(attachment, Draining(id=0), deadline)
@@ -230,6 +232,10 @@ class Core:
             return False
         self.topics.forget_closed(interests, attachment)
         return True
+
+    def _pass_on_words(self, attachment: Attachment) -> None:
+        for word in self._search.words():
+            self.questions.say(attachment, word)
 
     def _renew_subscriptions(self, attachment: Attachment, interests: list[Interest], deadline: float) -> None:
         questions = [self.topics.question(interest, attachment.adopted) for interest in interests]
@@ -381,6 +387,7 @@ class Core:
         deadline = deadline_after(timeout)
         self._wait_for_heir(deadline)
         attachment, current = self.presence.attachment, self._current
+        told = attachment is not None
         if not self.presence.end(why):
             return
         try:
@@ -391,7 +398,7 @@ class Core:
             if current is not None:
                 current.port.shut()
             if attachment is not None and remaining(deadline):
-                self._detach(attachment, deadline)
+                told = self._detach(attachment, deadline)
             self.dispatcher.join(min(remaining(deadline), 1e6))
         finally:
             self.presence.leave()
@@ -404,6 +411,8 @@ class Core:
             if kept is not None:  # the Vnet was away
                 kept.close()
                 self.records.leave()
+            if not told:
+                self._search.leave_word()
             self.orders.clear()
             self._forget()
         _logger.info("%s is closed", self.presence.what)
@@ -430,12 +439,13 @@ class Core:
         self.inbox.forget()
         self.topics.lose()
 
-    def _detach(self, attachment: Attachment, deadline: float) -> None:
-        """The Vnet moves what still stands in the transmit ring, then answers."""
+    def _detach(self, attachment: Attachment, deadline: float) -> bool:
+        """The Vnet moves what still stands in the transmit ring, then answers. False: it went away before."""
         try:
             run_now(self.questions.ask_blocking(attachment, Detach(id=0), deadline))
         except ConnectionLost:
-            pass
+            return False
+        return True
 
     def abandon(self) -> None:
         """The program has forgotten the Vnic: ends it without waiting for anything."""

@@ -11,9 +11,11 @@ from typing import Protocol
 from uuid import UUID
 
 from layer8.errors import Layer8Error, VnetNotFound
+from layer8.protocol.control import Farewell
 from layer8.protocol.versions import Incompatible
 from layer8.rendezvous import FarPlace, Place, candidates
 from layer8.security.provider import SecurityProvider
+from layer8.vnic import farewells
 from layer8.vnic.attachment import (
     HANDSHAKE_SECONDS,
     RING_BYTES,
@@ -72,6 +74,19 @@ class Search:
         self._look_at = 0.0
         self._seconds = _LOOK_SECONDS  # between two looks
         self.refusal = ""
+
+    @property
+    def _where(self) -> farewells.Where:
+        return self._security.fingerprint(), tuple(self._places)
+
+    def leave_word(self) -> None:
+        """This Vnic is closed, and no Vnet has been told."""
+        if self.secret:
+            farewells.leave(self._where, Farewell(id=0, uuid=self._uuid, secret=self.secret))
+
+    def words(self) -> list[Farewell]:
+        """What other Vnics of this process have left to be told to the Vnet that was found."""
+        return farewells.take(self._where)
 
     def attach(self, timeout: float | None, seeker: Seeker | None = None) -> Attachment:
         """With a fresh segment. Without a seeker it is the first time, and whoever makes the Vnic waits."""

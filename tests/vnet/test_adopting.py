@@ -21,6 +21,7 @@ from layer8.protocol.control import (
     Attached,
     Detach,
     Ended,
+    Farewell,
     Find,
     Grant,
     Health,
@@ -159,6 +160,34 @@ def test_only_who_has_the_secret_gets_the_place(
     assert "is kept for the Vnic that had it" in thief.stdout.readline()
     assert entries(vnet) == 1
     assert connect(vnet).attach(uuid=uuid, segment=segment, resume=secret, adopt=True).adopted
+
+
+def test_only_who_has_the_secret_can_say_that_one_does_not_come(
+    vnet: RunningVnet, connect: Connect, make_segment: MakeSegment
+) -> None:
+    uuid, here = uuid4(), uuid4()
+    secret = connect(vnet).attach(uuid=uuid, alias="awaited").resume
+    segment = make_segment(here)
+    own = connect(vnet).attach(uuid=here, segment=segment).resume
+    vnet.kill()
+    vnet.restart()
+    raw = connect(vnet)
+    assert raw.attach(uuid=here, segment=segment, resume=own, adopt=True).adopted
+    for wrong in (b"", bytes(32), own, secret[:-1], secret + b"x"):
+        raw.ask(Farewell, uuid=uuid, secret=wrong)
+        assert entries(vnet) == 2
+    raw.ask(Farewell, uuid=here, secret=own)  # it is here
+    raw.ask(Farewell, uuid=uuid4(), secret=secret)
+    assert entries(vnet) == 2
+    raw.send(Grant(id=70, slot=0, generation=1, kind="alias", name="awaited"))
+    raw.send(Resume(id=71))
+    raw.ask(Ping)
+    assert not {70, 71} & set(raw.answers)
+    raw.ask(Farewell, uuid=uuid, secret=secret)
+    assert entries(vnet) == 1
+    assert raw.answer(70).code == "not-found"
+    raw.answer(71)
+    assert connect(vnet).attach(uuid=uuid, resume=secret, adopt=True).code == "stale"
 
 
 def test_the_same_process_may_begin_anew_without_the_secret(vnet: RunningVnet, connect: Connect) -> None:

@@ -346,7 +346,7 @@ def test_a_clean_stop_delivers_what_was_accepted(
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-@pytest.mark.vnet_settings(far_alive=0.3, far_patience=1.5, return_patience=1.0)  # one is closed meanwhile
+@soon_away
 def test_while_the_vnet_is_away_close_and_subscribe_end(own_vnet: RunningVnet, make_own: MakeVnic) -> None:
     vnic, other = make_own(timeout=0.2), make_own()
     other.subscribe("kept")
@@ -362,6 +362,27 @@ def test_while_the_vnet_is_away_close_and_subscribe_end(own_vnet: RunningVnet, m
     other.publish("closed.meanwhile", b"no")
     other.publish("kept", b"yes")
     assert other.receive(30).payload == b"yes"
+
+
+@pytest.mark.parametrize("who", ["one that was there", "a new one"])
+@pytest.mark.vnet_settings(far_alive=0.3, far_patience=1.5, return_patience=30.0)
+def test_nobody_waits_for_one_that_was_closed_while_the_vnet_was_away(
+    own_vnet: RunningVnet, make_own: MakeVnic, who: str
+) -> None:
+    """Whoever of its process attaches next says that it does not come."""
+    closed = make_own("closed")
+    other = make_own("other") if who == "one that was there" else None
+    own_vnet.kill()
+    wait_for_state("away", closed)
+    closed.close()
+    own_vnet.restart()
+    other = other or make_own("other")
+    other.send("other", b"records move")
+    assert other.receive(30).payload == b"records move"
+    (record,) = other.health(uuid=closed.uuid)
+    assert (record.is_up, record.reason) == (False, "closed while no Vnet was there")
+    assert not list(state_directory(own_vnet.socket).glob(f"{closed.uuid.hex}.*"))
+    assert "goes on without" not in own_vnet.log
 
 
 @soon_away
