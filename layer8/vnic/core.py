@@ -46,7 +46,7 @@ from uuid import UUID, uuid4
 from layer8.dataplane import Port, Status
 from layer8.errors import Closed, NotAuthorized
 from layer8.message import Message
-from layer8.protocol.control import Detach, Draining, Elected, Failed, ReportWanted, Resume
+from layer8.protocol.control import Detach, Draining, Elected, Failed, ReportWanted, Resume, Wire
 from layer8.security.provider import SecurityProvider
 from layer8.vnic.attachment import ADOPT_SECONDS, Attachment, NotAdopted
 from layer8.vnic.connection import ConnectionLost
@@ -151,7 +151,8 @@ class Core:
         try:
             self.keeper = Keeper(self, self.questions, f"{name}-keeper")
             self._install(attachment)
-            self._pass_on_words(attachment)
+            for word in self._search.words():
+                self.questions.say(attachment, word)
             _open_cores.add(self)
             self.keeper.start(attachment)
         except BaseException:  # no descriptor, no thread
@@ -165,8 +166,7 @@ class Core:
     # ── attached ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _install(self, attachment: Attachment) -> bool:
-        replies = Replies(attachment, self.presence, self.outbox.room, self.timeout, self.keeper.push_later)
-        self._replies = replies
+        self._replies = replies = self._replies_of(attachment)
         if self._former is not None and not attachment.adopted:
             attachment.port.inherit(self._former)
             self._former = None
@@ -201,31 +201,27 @@ class Core:
 
     def found(self, attachment: Attachment) -> bool:
         """Asks for what it had again, then goes on here. False: the Vnic was closed meanwhile."""
-        handles = self.outbox.handles.renewals() if attachment.adopted else []
         interests = self.topics.all() if not self.presence.draining else []
-        deadline = time.monotonic() + AGAIN_SECONDS + (len(interests) + len(handles)) * 0.01
-        if attachment.adopted:  # the Vnet waits for others, too
-            deadline += ADOPT_SECONDS
+        deadline = time.monotonic() + AGAIN_SECONDS + (len(interests) + len(self.outbox.handles)) * 0.01
+        deadline += ADOPT_SECONDS if attachment.adopted else 0.0  # the Vnet waits for others, too
         try:
-            self._pass_on_words(attachment)
+            for word in self._search.words():
+                self.questions.say(attachment, word)
             self._renew_subscriptions(attachment, interests, deadline)
             if self.presence.draining:
                 self.keeper.ask(attachment, Draining(id=0), deadline)
             if attachment.adopted:
-                answers = self.keeper.ask_all(attachment, [question for _, question in handles], deadline)
-                for (handle, _), answer in zip(handles, answers, strict=True):
-                    _check_stopping(answer)
-                    granted, allows = (False, "") if isinstance(answer, Failed) else (True, answer.text)
-                    self.outbox.handles.renew(attachment, handle, granted, allows)
-                self.outbox.handles.renewed()
+                self.outbox.handles.renew(attachment, lambda questions: self._ask_all(attachment, questions, deadline))
                 going, halves = attachment.port.going(), attachment.port.halves()  # nobody reads before `_install`
                 answer = self.keeper.ask(attachment, Resume(id=0, going=going, halves=halves), deadline)
                 if isinstance(answer, Failed):
                     raise ConnectionLost(f"the Vnet does not go on with this port: {answer.text}")
                 self.ended(attachment, answer.data)
                 attachment.port.reopen()
-            self._renew_orders(attachment, deadline)
+            self.orders.renew(lambda questions: self._ask_all(attachment, questions, deadline))
         except BaseException:
+            if attachment.adopted and self.presence.ended is None:
+                self._read_rest(attachment)
             self.give_back(attachment)
             raise
         if not self._install(attachment):
@@ -233,28 +229,32 @@ class Core:
         self.topics.forget_closed(interests, attachment)
         return True
 
-    def _pass_on_words(self, attachment: Attachment) -> None:
-        for word in self._search.words():
-            self.questions.say(attachment, word)
+    def _read_rest(self, attachment: Attachment) -> None:
+        """What a Vnet wrote that went away before all was renewed: the numbers in it mean nothing to the next one."""
+        attachment.lost = True
+        attachment.port.shut(Status.AWAY)
+        self.records.attach(attachment, self._replies_of(attachment))
+        self.inbox.take_rest(attachment.port, _REST_SECONDS)
+        self.records.settle()
+
+    def _replies_of(self, attachment: Attachment) -> Replies:
+        return Replies(attachment, self.presence, self.outbox.room, self.timeout, self.keeper.push_later)
+
+    def _ask_all(self, attachment: Attachment, questions: Sequence[Wire], deadline: float) -> list[Answer]:
+        """Answers, in the same order. Raises ConnectionLost, also when the Vnet is stopping."""
+        answers = self.keeper.ask_all(attachment, questions, deadline)
+        if any(isinstance(answer, Failed) and answer.code == "stopping" for answer in answers):
+            raise ConnectionLost("the Vnet is stopping")
+        return answers
 
     def _renew_subscriptions(self, attachment: Attachment, interests: list[Interest], deadline: float) -> None:
         questions = [self.topics.question(interest, attachment.adopted) for interest in interests]
-        for interest, answer in zip(interests, self.keeper.ask_all(attachment, questions, deadline), strict=True):
-            _check_stopping(answer)
+        for interest, answer in zip(interests, self._ask_all(attachment, questions, deadline), strict=True):
             if isinstance(answer, Failed):
                 why = answer.text or answer.code
                 _logger.warning("the subscription of %r was refused: %s", interest.topic, why)
             else:
                 interest.confirm(attachment)
-
-    def _renew_orders(self, attachment: Attachment, deadline: float) -> None:
-        asked = [
-            (standing, question) for standing in self.orders.all() if (question := standing.question()) is not None
-        ]
-        answers = self.keeper.ask_all(attachment, [question for _, question in asked], deadline)
-        for (standing, _), answer in zip(asked, answers, strict=True):
-            _check_stopping(answer)
-            standing.renewed(answer)
 
     def elect(self, vnic: Vnic | AsyncVnic, group: str) -> Election:
         if self.orders.is_heard(Elected, group):
@@ -478,11 +478,6 @@ class Core:
     @property
     def replies(self) -> Replies | None:
         return self._replies
-
-
-def _check_stopping(answer: Answer) -> None:
-    if isinstance(answer, Failed) and answer.code == "stopping":
-        raise ConnectionLost("the Vnet is stopping")
 
 
 # ── the process ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -19,11 +19,11 @@ from uuid import UUID
 
 from layer8.dataplane import Port, Status
 from layer8.errors import Layer8Error, NotAuthorized
-from layer8.protocol.control import Failed, Grant, Release
+from layer8.protocol.control import Failed, Grant, Release, Wire
 from layer8.vnic.attachment import Attachment
 from layer8.vnic.connection import ConnectionLost
 from layer8.vnic.presence import Presence
-from layer8.vnic.questions import Questions
+from layer8.vnic.questions import Answer, Questions
 from layer8.vnic.refusals import error_of_failed
 from layer8.vnic.waiting import Turn
 
@@ -211,36 +211,37 @@ class Handles:
         """The port takes nothing new: `quick` stays empty until the next handle is granted."""
         self.quick = {}
 
-    def renewals(self) -> list[tuple[Handle, Grant]]:
-        """What to ask of a Vnet that has adopted the port: all handles, under their numbers."""
+    def renew(self, attachment: Attachment, ask_all: Callable[[list[Wire]], list[Answer]]) -> None:
+        """A Vnet has adopted the port: all handles are asked of it, under their numbers; the slots of the others are
+        free. `ask_all`: answers, in the order of the questions."""
         with self._asking, self._presence.lock:  # whoever asks now asks a Vnet that is gone, and hears of it
             handles = [handle for table in self._open for handle in table.values()]
-        return [
-            (handle, _question(handle.name, handle.topic, handle.action, handle.slot, handle.number >> 16, renew=True))
+        questions: list[Wire] = [
+            _question(handle.name, handle.topic, handle.action, handle.slot, handle.number >> 16, renew=True)
             for handle in handles
         ]
-
-    def renew(self, attachment: Attachment, handle: Handle, granted: bool, allows: str = "") -> None:
-        """What the Vnet has answered for one of them."""
-        with self._presence.lock:
-            table = self._open[handle.topic]
-            kept = table.get(handle.name) is handle
-            if kept and granted:
-                handle.attachment = attachment
-                handle.allow(allows)
-                return
-            handle.gone = True
-            if kept:
-                del table[handle.name]
-        if granted:  # it was dropped meanwhile
-            self._questions.say(attachment, Release(id=0, slot=handle.slot, generation=handle.number >> 16))
-
-    def renewed(self) -> None:
-        """All were asked for: the slots of the others are free."""
+        for handle, answer in zip(handles, ask_all(questions), strict=True):
+            granted = not isinstance(answer, Failed)
+            if not self._keep(attachment, handle, None if isinstance(answer, Failed) else answer.text) and granted:
+                self._questions.say(attachment, Release(id=0, slot=handle.slot, generation=handle.number >> 16))
         with self._presence.lock:
             taken = {handle.slot for table in self._open for handle in table.values()}
             self._free = deque(itertools.filterfalse(taken.__contains__, range(SLOTS)))
             self.quick = self._open[0] if len(self) < _MANY else {}
+
+    def _keep(self, attachment: Attachment, handle: Handle, allows: str | None) -> bool:
+        """What the Vnet has answered for one of them; None: no. False: it is not granted, or was dropped meanwhile."""
+        with self._presence.lock:
+            table = self._open[handle.topic]
+            kept = table.get(handle.name) is handle
+            if kept and allows is not None:
+                handle.attachment = attachment
+                handle.allow(allows)
+                return True
+            handle.gone = True
+            if kept:
+                del table[handle.name]
+        return False
 
     def lose(self) -> None:
         """The port is gone, and all handles with it; a new port has all slots free."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 from layer8.protocol.control import Announce, Failed, Wire
@@ -47,6 +48,12 @@ class Orders:
     def all(self) -> list[Standing]:
         with self._presence.lock:
             return list(self._all.values())
+
+    def renew(self, ask_all: Callable[[list[Wire]], list[Answer]]) -> None:
+        """The keeper has found the next Vnet. `ask_all`: answers, in the order of the questions."""
+        asked = [(standing, question) for standing in self.all() if (question := standing.question()) is not None]
+        for (standing, _), answer in zip(asked, ask_all([question for _, question in asked]), strict=True):
+            standing.renewed(answer)
 
     def hear(self, kind: type[Wire], about: object, hearing: Hearing) -> None:
         """Events of this kind about this (a number, a name, None) go to `hearing` from now on."""

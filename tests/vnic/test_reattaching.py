@@ -17,8 +17,13 @@ from pathlib import Path
 import pytest
 
 from layer8 import Backpressure, Closed, Message, Request, RequestFailed, Undeliverable, Unreachable, Vnic
+from layer8.protocol.control import Resume, Wire
 from layer8.rendezvous import state_directory
 from layer8.testing import RunningVnet
+from layer8.vnic.attachment import Attachment
+from layer8.vnic.connection import ConnectionLost
+from layer8.vnic.keeper import Keeper
+from layer8.vnic.questions import Answer
 
 from .conftest import Transport
 
@@ -472,3 +477,36 @@ def test_closed_while_no_vnet_is_there_it_gives_its_segment_back_though_the_prog
         time.sleep(0.01)
     with pytest.raises(Closed):
         watch.receive()
+
+
+def test_what_a_vnet_wrote_that_died_again_at_once_is_never_read_with_the_numbers_of_the_next(
+    own_vnet: RunningVnet, make_own: MakeVnic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They would name another sender."""
+    ring = 2 << 20  # by which its keeper is known
+    sender, receiver = make_own(), make_own("written-to", ring_bytes=ring)
+    ask, asked = Keeper.ask, threading.Event()
+
+    def ask_and_lose(keeper: Keeper, attachment: Attachment, message: Wire, deadline: float) -> Answer:
+        answer = ask(keeper, attachment, message, deadline)
+        if isinstance(message, Resume) and attachment.port.ring_bytes == ring and not asked.is_set():
+            asked.set()
+            sender.send(receiver.uuid, b"in between", timeout=60)
+            while attachment.port.stats().receive_fill == 0:
+                time.sleep(0.001)
+            own_vnet.kill()
+            own_vnet.restart()
+            raise ConnectionLost("as if its answer had never come")
+        return answer
+
+    monkeypatch.setattr(Keeper, "ask", ask_and_lose)
+    own_vnet.kill()
+    own_vnet.restart()
+    message = receiver.receive(60)
+    assert asked.is_set()
+    assert message.payload == b"in between"
+    wait_for_state("attached", sender, receiver)
+    with pytest.raises(Unreachable, match="the one that this message came through is gone"):
+        _ = message.principal
+    sender.send(receiver.uuid, b"after", timeout=60)
+    assert receiver.receive(30).principal
