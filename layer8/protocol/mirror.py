@@ -34,6 +34,7 @@ from layer8.protocol.codec import ProtocolViolation
 
 ALPN_VNIC = "layer8-vnic/1"
 MIRROR_VERSION = 1
+STALE = "stale"  # the code of an End in answer to Continue: the session is no more, whatever became of its segment
 
 FRAME = struct.Struct("<IB")
 MESSAGE, SOCKET, SOCKET_DESCRIPTORS = 0, 1, 2

@@ -39,6 +39,7 @@ from layer8.dataplane import LAYOUT_VERSION, Mirror, MirrorCorrupt, make_mirror,
 from layer8.protocol.codec import ProtocolViolation
 from layer8.protocol.mirror import (
     MIRROR_VERSION,
+    STALE,
     AnyMessage,
     Begin,
     Begun,
@@ -62,7 +63,6 @@ from layer8.vnet.tls_port import TlsConnection
 _NAME_BYTES = 16
 _SECRET_BYTES = 32
 _STOP_SECONDS = 2.0
-_STALE = "stale"
 
 _log = logging.getLogger("layer8.vnet")
 
@@ -290,7 +290,7 @@ class FarVnics:
         except CarrierEnded as ended:
             if ended.code:
                 _say_end(tls, ended)
-            if ended.code not in ("", _STALE):  # who comes back after this Vnet's death asks for a session that was
+            if ended.code not in ("", STALE):  # who comes back after this Vnet's death asks for a session that was
                 self._complain(f"{account} at {connection.address} is refused: {ended.text}")
         except ConnectionCut as cut:
             _log.debug("the connection of %s at %s is cut: %s", account, connection.address, str(cut))
@@ -334,10 +334,10 @@ class FarVnics:
         with self._lock:
             session = self._sessions.get(message.session)
         if session is None or account != session.account or not hmac.compare_digest(message.secret, session.secret):
-            raise CarrierEnded("this session is no more", _STALE)
+            raise CarrierEnded("this session is no more", STALE)
         with session.lock:
             if session.is_over:
-                raise CarrierEnded("this session is no more", _STALE)
+                raise CarrierEnded("this session is no more", STALE)
             before, session.owner = session.owner, threading.current_thread()
             if session.pump is not None:
                 session.pump.stop()

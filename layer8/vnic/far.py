@@ -30,6 +30,7 @@ from layer8.protocol.codec import encode as encode_control
 from layer8.protocol.control import Refused
 from layer8.protocol.mirror import (
     ALPN_VNIC,
+    STALE,
     AnyMessage,
     Begin,
     Begun,
@@ -251,7 +252,8 @@ class FarCarrier:
                 elif self._traffic.bound:
                     raise ProtocolViolation("a session that goes on without its segment")
             case End(code=code, text=text):
-                raise CarrierEnded(text or "the session is no more", code)
+                # That a session is no more says nothing of its segment: the next attach will hear of that.
+                raise CarrierEnded(text or "the session is no more", "" if code == STALE else code)
             case _:
                 raise ProtocolViolation(f"{type(message).__name__} in answer to Continue")
         return came
