@@ -10,6 +10,7 @@ still stands in the ring under an old number is not taken for another topic.
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -33,9 +34,13 @@ _NOBODY: tuple[str, tuple[Sink, ...]] = ("", ())
 
 
 class Interest:
-    """One topic that at least one sink wants. `confirmed`: the attachment on which the Vnet has agreed."""
+    """One topic that at least one sink wants. `confirmed`: the attachment on which the Vnet has agreed.
 
-    __slots__ = ("_missed_before", "_port", "asking", "confirmed", "number", "sinks", "topic")
+    Its segment counts what was missed under this number. When a Vnet has adopted the segment the count goes on, and so
+    does what is read of it: it may have grown since the Vnet was lost, as a carrier brings the news later.
+    """
+
+    __slots__ = ("_counted", "_lost_at", "_not_ours", "_port", "asking", "confirmed", "number", "sinks", "topic")
 
     def __init__(self, topic: str, number: int, asking: Turn) -> None:
         self.topic = topic
@@ -44,17 +49,20 @@ class Interest:
         self.confirmed: Attachment | None = None
         self.asking = asking  # held by the one who asks the Vnet
         self._port: Port | None = None
-        self._missed_before = 0
+        self._counted: weakref.ref[Port] | None = None  # whose count it is, or was when the Vnet was lost
+        self._not_ours = 0  # of that count: missed by an earlier subscription, less what was missed on earlier segments
+        self._lost_at = 0  # what was missed by then
 
     def confirm(self, attachment: Attachment) -> None:
-        self._missed_before = self.missed
-        self._port = attachment.port
-        # What an earlier subscription under this number has missed does not count.
-        self._missed_before -= attachment.port.missed(self.number)
+        port = attachment.port
+        if self._counted is None or self._counted() is not port:
+            self._not_ours = port.missed(self.number) - self.missed
+            self._counted = weakref.ref(port)
+        self._port = port
         self.confirmed = attachment
 
     def lose(self) -> None:
-        self._missed_before = self.missed
+        self._lost_at = self.missed
         self._port = None
         self.confirmed = None
 
@@ -62,7 +70,7 @@ class Interest:
     def missed(self) -> int:
         """Publications dropped for this Vnic since the interest began."""
         port = self._port
-        return self._missed_before + (port.missed(self.number) if port is not None else 0)
+        return self._lost_at if port is None else port.missed(self.number) - self._not_ours
 
 
 class Topics:
