@@ -91,6 +91,43 @@ static void what_has_expired_stays_expired_when_it_was_moved_in_the_hold_ring(vo
     end(&scene);
 }
 
+/* Its time runs out while it waits to go again: the earlier Vnet may have delivered it, and here it had. */
+static void a_retry_that_expires_comes_back_as_unknown(void) {
+    static const uint8_t noise[4000]; /* more than fits beside the small ones */
+    struct scene scene;
+    begin(&scene);
+    struct vnic *sender = &scene.vnics[0], *stuck = &scene.vnics[1], *other = &scene.vnics[2];
+    struct layer8_control *control = sender->port->control;
+    uint32_t handle = vnic_grant(sender, 3, LAYER8_TARGET_PORT, stuck->id);
+    uint32_t beside = vnic_grant(other, 3, LAYER8_TARGET_PORT, stuck->id);
+    uint32_t held = stop_reading(&scene, 0, handle);
+    layer8_outgoing brief = {
+        .kind = LAYER8_UNICAST, .handle = handle, .payload = noise, .length = sizeof noise, .ttl = 60000};
+    vnic_ignore_xoff(sender, 3);
+    uint64_t at = layer8_load_seq(&control->hold_tail);
+    CHECK(layer8_push(sender->port, &brief) == LAYER8_OK);
+    wait_moved(sender);
+    for (uint32_t n = 0; n < held; n++) {
+        (void)vnic_receive(stuck);
+    }
+    expect(stuck, noise, sizeof noise);
+    (void)stop_reading(&scene, 2, beside);
+    die(&scene);
+    layer8_store_seq(&control->hold_head, at); /* killed before it published that */
+    uint8_t *hold = sender->port->base + LAYER8_OFFSET_RINGS + sender->port->transmit_capacity + sender->port->receive_capacity;
+    ((struct layer8_record *)(void *)(hold + at))->ttl = 1; /* its time is nearly over */
+    adopt_all(&scene);
+    renew(&scene, 0, handle, LAYER8_TARGET_PORT, stuck->id);
+    renew(&scene, 2, beside, LAYER8_TARGET_PORT, stuck->id);
+    for (uint32_t n = 0; n < VNICS; n++) {
+        resume(&scene, n);
+    }
+    start(&scene);
+    struct got notice = vnic_receive(sender);
+    CHECK(notice.entry.kind == LAYER8_NOTICE && notice.record.reason == LAYER8_REASON_UNKNOWN);
+    end(&scene);
+}
+
 /* Chosen is not delivered: when the handle is not granted any more nobody knows. */
 static void a_record_whose_receiver_was_chosen_comes_back_as_unknown_when_its_handle_is_gone(void) {
     struct scene scene;
@@ -239,6 +276,7 @@ int main(void) {
     (void)alarm(280);
     a_sender_that_dies_before_it_has_resumed_doubles_nothing();
     what_has_expired_stays_expired_when_it_was_moved_in_the_hold_ring();
+    a_retry_that_expires_comes_back_as_unknown();
     a_record_whose_receiver_was_chosen_comes_back_as_unknown_when_its_handle_is_gone();
     what_waits_for_an_alias_is_not_bound_to_a_member_without_room();
     what_an_earlier_vnet_has_chosen_a_member_for_is_not_overtaken();

@@ -188,6 +188,8 @@ void layer8_held_tick(layer8_switch *sw, port_t *port) {
         struct held *held = OWNER(struct held, timed, at);
         struct message *message = held->message;
         bool said = held->dead || (message != NULL && message->refused);
+        /* An earlier Vnet, or connection, may have delivered what goes again. */
+        uint16_t reason = (held->record.flags & LAYER8_RETRY) != 0 ? LAYER8_REASON_UNKNOWN : LAYER8_REASON_EXPIRED;
         if (held->deadline_ns <= sw->now_ns || held->sent) {
             list_remove(&held->timed);
             sw->timed--;
@@ -195,9 +197,9 @@ void layer8_held_tick(layer8_switch *sw, port_t *port) {
                 continue;
             }
             if (said) {
-                layer8_held_refuse(port, held, LAYER8_REASON_EXPIRED);
+                layer8_held_refuse(port, held, reason);
             } else {
-                layer8_held_give_back(sw, port, held, LAYER8_REASON_EXPIRED, NULL);
+                layer8_held_give_back(sw, port, held, reason, NULL);
             }
             if (port->adjacent != NULL) {
                 layer8_arrival_answer(sw, port, held); /* its sender need not wait until its turn comes */
