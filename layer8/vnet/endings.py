@@ -8,12 +8,15 @@ entry in the list will not, unless it is on another host: of those only their ow
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
 from typing import Protocol
 from uuid import UUID
 
+from layer8.dataplane import HALF_BYTES
 from layer8.protocol.control import Ended, Wire
 from layer8.vnet.roster import Roster
+
+_DEAD_TOLD = 3000  # uuids in one message
 
 
 class Asker(Protocol):
@@ -29,12 +32,16 @@ class Endings:
         self._asked: dict[UUID, set[Asker]] = {}
         roster.left = self._left
 
-    def ask(self, asker: Asker, sources: Iterable[bytes]) -> tuple[bytes, ...]:
-        """Those of these sources (uuids) that are there no more; of the others it hears with Ended. Of those that it
-        asked about before it does not."""
+    def dead(self) -> tuple[bytes, ...]:
+        """For a library that does not ask about those whom it means: as many as a message takes."""
+        return tuple(uuid.bytes for uuid in itertools.islice(self._roster.dead, _DEAD_TOLD))
+
+    def ask(self, asker: Asker, halves: bytes) -> tuple[bytes, ...]:
+        """Those sources (uuids) of these messages (as Resume has them) that are there no more; of the others it hears
+        with Ended. Of those that it asked about before it does not."""
         self.forget(asker)
         over = []
-        for source in dict.fromkeys(sources):
+        for source in dict.fromkeys(halves[at : at + 16] for at in range(0, len(halves), HALF_BYTES)):
             uuid = UUID(bytes=source)
             if uuid not in self._roster and (self._alone or uuid in self._roster.dead):
                 over.append(source)

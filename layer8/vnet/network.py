@@ -29,6 +29,7 @@ from layer8.vnet.discovery import Names, mentioned
 from layer8.vnet.far import Far
 from layer8.vnet.far_vnics import FarVnics
 from layer8.vnet.links import Links
+from layer8.vnet.returns import Returns
 from layer8.vnet.tls_port import ALPN_LINK, ALPN_VNIC, TlsPort, spelled
 
 _FRESH_SECONDS = 1.0
@@ -40,12 +41,7 @@ class Beyond(links_module.Host, far_vnics.Host, Protocol):
 
     started: float
     directory: Directory
-
-    def arrived(self, name: str) -> None:
-        """Who was awaited under this name may be there."""
-
-    def is_back(self, uuid: UUID) -> None:
-        """One of those who were awaited is."""
+    returns: Returns
 
 
 class Network:
@@ -132,15 +128,15 @@ class Network:
 
     def _came(self, record: HealthRecord) -> None:
         self.far.came(record)
-        self._vnet.arrived(str(record.uuid))
+        self._vnet.returns.arrived(str(record.uuid))
         if record.alias is not None:
-            self._vnet.arrived(record.alias)
+            self._vnet.returns.arrived(record.alias)
 
     def _knows(self, vnet: UUID) -> None:
         """The whole part of an adjacent Vnet has come, or what it subscribes to."""
         adjacent = self.links.adjacent.get(vnet)
         if adjacent is not None and adjacent.has_state and self.far.has_stated(vnet):
-            self._vnet.is_back(vnet)
+            self._vnet.returns.vnet_is_back(vnet)
 
     def _violated(self, vnet: UUID, reason: str) -> None:
         adjacent = self.links.adjacent.get(vnet)

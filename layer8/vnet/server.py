@@ -1,7 +1,7 @@
 """One Vnet: its place, its switch, and everybody who is attached.
 
     start  lock and socket ─▶ list of ports ─▶ switch thread ─▶ status segment ─▶ accepting
-           somebody is awaited: no record moves, and nobody is told that a name is not there, until `_move`
+           somebody is awaited: no record moves, and nobody is told that a name is not there: returns.py
     stop   no longer accepting ─▶ Vnics told ─▶ switch quiet, or the grace over ─▶ switch stopped ─▶ all closed
            the list and the segments of those who live stay, for the next Vnet
 
@@ -24,14 +24,12 @@ from layer8.dataplane import Command, Status, Switch, SwitchConfig, SwitchCounte
 from layer8.errors import Layer8Error
 from layer8.health.directory import Event
 from layer8.health.election import ElectionEngine
-from layer8.health_record import HealthRecord, State
 from layer8.protocol.control import Done, Refused
 from layer8.rendezvous import links_file, state_directory
 from layer8.security.provider import Action, Principal, Resource, SecurityProvider
 from layer8.vnet.accounts import Accounts, whose
 from layer8.vnet.acquaintances import Acquaintances
 from layer8.vnet.admission import Admission, Newcomer
-from layer8.vnet.awaited import AwaitedProcesses
 from layer8.vnet.board_port import BoardPort
 from layer8.vnet.complaints import Complaints
 from layer8.vnet.config import VnetConfig, has_several_hosts
@@ -45,8 +43,8 @@ from layer8.vnet.health_wing import HealthWing, own_principal
 from layer8.vnet.network import Network
 from layer8.vnet.place import Place
 from layer8.vnet.refusal import Refusal
-from layer8.vnet.returning import Returning
-from layer8.vnet.roster import Entry, Roster
+from layer8.vnet.returns import Others, Returns
+from layer8.vnet.roster import Roster
 from layer8.vnet.session import Administration, Session
 from layer8.vnet.spreading import Spreading
 from layer8.vnet.status import HealthStatus, PortStatus
@@ -100,6 +98,7 @@ class Vnet:
         self.board.granted = self.guard.granted
         self.roster = Roster(state_directory(path))
         self.endings = Endings(self.roster, alone=not has_several_hosts(config))
+        self.returns = Returns(self, loop)
         self.stopping = False
         engine = engine if engine is not None else make_engine("", config.election_lease)
         self.wing = HealthWing(self, path, loop, engine)
@@ -112,7 +111,7 @@ class Vnet:
         self.failed: asyncio.Future[int] = loop.create_future()
         self._loop = loop
         self._complaints = Complaints(_log, loop)
-        self._entrance = Entrance(self, loop, self._complaints, is_awaiting=self._is_awaiting)
+        self._entrance = Entrance(self, loop, self._complaints, is_awaiting=self.returns.is_awaiting)
         self._sessions: set[Session] = set()
         self._by_port: dict[int, Session] = {}
         self._thread: SwitchThread | None = None
@@ -120,11 +119,6 @@ class Vnet:
         self._quiet: asyncio.Future[int] | None = None
         self._hurried = False
         self._emptied = asyncio.Event()
-        self._returning = Returning((), 0.0, 0.0)
-        self._patience: asyncio.TimerHandle | None = None
-        self._awaited = AwaitedProcesses(self.roster, loop, self._process_ended)
-        self._arrivals: dict[str, asyncio.Event] = {}  # by uuid or alias: who waits for it to come back
-        self._moving = asyncio.Event()
         self.board.violated = self._violated
 
     # ── start and stop ────────────────────────────────────────────────────────────────────────────────────────────
@@ -136,8 +130,7 @@ class Vnet:
             self.enrolling.open(self.network.port)
             self.network.open()
             self.roster.load()
-            vnets = self.network.acquaintances.awaited if self.roster.awaited else ()
-            self._returning = Returning({*self.roster.awaited, *vnets}, self._loop.time(), self.config.return_patience)
+            self.returns.load()
             self._entrance.prepare()
             self._thread = self._make_switch()
             self._status = StatusBoard(self, self._loop)
@@ -157,125 +150,20 @@ class Vnet:
         self._status.tick()
         self._entrance.open()
         _log.info("Vnet %s listens at %s", self.config.name, self.place.path)
-        self._await_returns()
+        self.returns.begin()
         self.network.start()
 
-    # ── who comes back ────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _await_returns(self) -> None:
-        if self._returning.is_over:
-            self._moving.set()
-            self.network.complete()
-            self.network.moving()
-            return
-        _log.info("Vnet %s awaits %d Vnics of an earlier one", self.config.name, len(self.roster.awaited))
-        now = self._loop.time()
-        for entry in self.roster.awaited.values():
-            record = HealthRecord(
-                uuid=entry.uuid,
-                alias=entry.alias,
-                host=self.health.host,
-                vnet=self.config.name,
-                principal=entry.principal,
-                pid=entry.pid,
-                create_time=entry.create_time,
-                state=State.UNREACHABLE,
-                reason="not back yet",
-                since=time.time(),
-            )
-            self.happened(self.directory.put(record, now))
-        self._awaited.watch()
-        self._check_returns()
-
-    def farewell(self, uuid: UUID, secret: bytes) -> None:
-        entry = self.roster.take_leave(uuid, secret)
-        if entry is not None:
-            self._will_not_come(entry, "closed while no Vnet was there")
-
-    def _process_ended(self, entry: Entry) -> None:
-        seen = entry.pid > 0
-        self._will_not_come(
-            entry, "its process ended while no Vnet was there" if seen else "nothing was seen of it for too long"
-        )
-
-    def _will_not_come(self, entry: Entry, reason: str) -> None:
-        now = self._loop.time()
-        self.happened(self.directory.mark(entry.uuid, State.DOWN, now, since=time.time(), reason=reason))
-        self._returning.back(entry.uuid, now)
-        for name in (str(entry.uuid), entry.alias or ""):
-            if not self._may_come(name):
-                self.arrived(name)  # nobody has it, and who asked is told
-        self._check_returns()
-
-    def _is_awaiting(self) -> bool:
-        return bool(self.roster.awaited) and not self._moving.is_set()
-
-    def _check_returns(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
-        if self._moving.is_set() or self.stopping:
-            return
-        self._returning.tick(self._loop.time())
-        if self._returning.is_over or self._returning.missing <= self.network.acquaintances.awaited:
-            self.network.complete()  # before other Vnets are back: they await us as we await them
-        if self._returning.is_over:
-            self._move()
-        else:
-            self._patience = self._loop.call_at(self._returning.deadline, self._check_returns)
-
-    def _move(self) -> None:
-        """All are back, or have had their time: records move, and whoever is not there is not there."""
+    def start_moving(self) -> asyncio.Future[int]:
         assert self._thread is not None
-        late = len(self._returning.missing)
-        took = self._loop.time()
-        self.event("moving", text=f"{late} missing" if late else "all are back")
-        if late:
-            _log.warning("Vnet %s goes on without %d Vnics that are not back", self.config.name, late)
-        for uuid in self._returning.missing:
-            if uuid in self.roster.awaited:
-                down = self.directory.mark(uuid, State.DOWN, took, since=time.time(), reason="did not come back")
-                self.happened(down)
-        self._thread.command(Command.START).add_done_callback(self._moves)
+        return self._thread.command(Command.START)
 
-    def _moves(self, started: asyncio.Future[int]) -> None:
-        if not started.cancelled() and started.exception() is None:
-            self._moving.set()
-            self.network.moving()
-            for name in tuple(self._arrivals):
-                self.arrived(name)
+    @property
+    def host(self) -> str:
+        return self.health.host
 
-    def arrived(self, name: str) -> None:
-        event = self._arrivals.pop(name, None)
-        if event is not None:
-            event.set()
-
-    def arrival(self, name: str) -> asyncio.Event | None:
-        if not self._may_come(name):
-            return None
-        return self._arrivals.setdefault(name, asyncio.Event())
-
-    def _may_come(self, name: str) -> bool:
-        """Whether somebody who is awaited has this name, or lives perhaps where a Vnet that is awaited does. Of others
-        nobody waits to hear, for who waits is not back: handles to somebody who has died would keep all waiting."""
-        if self._moving.is_set():
-            return False
-        return self.roster.awaits(name) or not self._returning.missing.isdisjoint(self.network.acquaintances.awaited)
-
-    def is_back(self, uuid: UUID) -> None:
-        """An adjacent Vnet that an earlier life of this one knew."""
-        if not self._moving.is_set():
-            self._returning.back(uuid, self._loop.time())
-            for name in [name for name in self._arrivals if not self._may_come(name)]:
-                self.arrived(name)
-            self._check_returns()
-
-    async def returned(self, session: Session) -> None:
-        port = session.port
-        if port is not None and not self._moving.is_set():
-            self._returning.back(port.uuid, self._loop.time())
-            self._check_returns()
-        await self._moving.wait()
+    @property
+    def others(self) -> Others:
+        return self.network
 
     def _make_switch(self) -> SwitchThread:
         config = self.config
@@ -289,7 +177,7 @@ class Vnet:
                 visit_records=config.visit_records,
                 visit_bytes=config.visit_bytes,
                 spin_us=config.spin_us,
-                frozen=int(not self._returning.is_over),
+                frozen=int(not self.returns.is_over),
                 max_message_bytes=config.max_message_bytes,
             )
         )
@@ -323,7 +211,7 @@ class Vnet:
         thread = self._thread
         assert thread is not None
         self._quiet = thread.command(Command.QUIESCE)
-        if not self._moving.is_set():
+        if not self.returns.is_moving:
             grace = 0.0  # nothing moves: the next Vnet will see to it
         await asyncio.wait([self._quiet], timeout=grace)
         if not self._quiet.done() or self._quiet.cancelled():
@@ -362,9 +250,7 @@ class Vnet:
         self.guard.close()
         self.providers.close()
         self.workers.close()
-        if self._patience is not None:
-            self._patience.cancel()
-        self._awaited.close()
+        self.returns.close()
         self._entrance.close()
         self.roster.close()
         self.place.close()
@@ -406,14 +292,9 @@ class Vnet:
         if port is None:
             return
         self._by_port[port.number] = session
-        self._awaited.back(session.pid)
         self.health.joined(session)
-        self.arrived(str(port.uuid))
-        self.arrived(port.alias or "")
+        self.returns.attached(port.uuid, port.alias, session.pid, adopted=newcomer.adopted)
         how = "adopted" if newcomer.adopted else "attached"
-        if not newcomer.adopted and not self._moving.is_set():
-            self._returning.back(port.uuid, self._loop.time())  # with a fresh segment there is nothing to renew
-            self._check_returns()
         self.event(how, uuid=port.uuid, alias=port.alias or "", pid=session.pid, text=newcomer.program)
         _log.info("%s %s %r (pid %d, %s)", how, port.uuid, port.alias, session.pid, newcomer.program or "-")
         if self._status is not None:
@@ -476,9 +357,7 @@ class Vnet:
             del self._by_port[newcomer.port.number]
             if session.port is None:  # else it stays, for the next Vnet
                 self.roster.forget(newcomer.port.uuid, newcomer.port.number)
-            if not self._moving.is_set():
-                self._returning.back(newcomer.port.uuid, self._loop.time())
-                self._check_returns()
+            self.returns.is_back(newcomer.port.uuid)
             self.health.statistics.remove(newcomer.port, session.pid)
             self.accounts.give_port(newcomer.owner, newcomer.size)
         self._emptied.set()
@@ -506,7 +385,7 @@ class Vnet:
 
     def is_ready(self) -> bool:
         running = self._thread is not None and not self._thread.ended.done()
-        return running and not self.stopping and self._moving.is_set()
+        return running and not self.stopping and self.returns.is_moving
 
     def health_status(self) -> HealthStatus:
         return self.health.status(self.wing.alarms.alarms.raised(), self.wing.http)

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import itertools
 import math
 from collections.abc import Awaitable
 from typing import Protocol
 from uuid import UUID
 
-from layer8.dataplane import HALF_BYTES, Reason, Status
+from layer8.dataplane import Reason, Status
 from layer8.health.directory import Directory, Event
 from layer8.health_record import HealthRecord
 from layer8.protocol.codec import Frame, Unknown
@@ -65,14 +64,13 @@ from layer8.vnet.board_port import BoardPort, PortState
 from layer8.vnet.config import VnetConfig
 from layer8.vnet.endings import Endings
 from layer8.vnet.refusal import Refusal, Violation
-from layer8.vnet.roster import Roster
+from layer8.vnet.returns import Returns
 from layer8.vnet.switch_thread import SwitchStopped
 from layer8.vnet.switchboard import Switchboard
 
 UNANSWERED = 256
 """Requests of one session that are worked on at a time; the next ones wait in its socket."""
 
-_DEAD_TOLD = 3000  # uuids in one message, to a library that does not ask about those whom it means
 _TOPICS_PER_PAGE = 100  # of 255 bytes at most: under 64 KiB
 _HEALTH_PER_PAGE = 100
 _ENDING_SECONDS = 0.03
@@ -94,19 +92,10 @@ class Hall(Protocol):
     config: VnetConfig
     board: Switchboard
     directory: Directory
-    roster: Roster
     endings: Endings
+    returns: Returns
     overlay: str
     stopping: bool
-
-    def arrival(self, name: str) -> asyncio.Event | None:
-        """Set when this alias or uuid may have come back; None: those who were awaited are back."""
-
-    async def returned(self, session: Session) -> None:
-        """An adopted port has renewed what it had; returns when records move."""
-
-    def farewell(self, uuid: UUID, secret: bytes) -> None:
-        """Whoever had this secret for this uuid does not come back."""
 
     def allowed(self, who: Principal, action: Action, what: Resource) -> bool: ...
 
@@ -212,7 +201,7 @@ class Session:
             case Detach(id=id):
                 self._detach(id)
             case Farewell(id=id, uuid=uuid, secret=secret):
-                self._hall.farewell(uuid, secret)
+                self._hall.returns.farewell(uuid, secret)
                 self._stream.send(Done(id=id))
             case Resume(id=id, going=going, halves=halves):
                 resumed = self._hall.board.resume(self.own_port(), going, halves)
@@ -235,7 +224,7 @@ class Session:
         try:
             granted = self._hall.board.grant(port, slot, generation, request.kind, request.name, request.action)
         except Refusal as refusal:
-            arrival = self._hall.arrival(request.name) if refusal.code == "not-found" else None
+            arrival = self._hall.returns.arrival(request.name) if refusal.code == "not-found" else None
             if arrival is None:
                 raise
             self._start(self._grant_later(request, arrival))
@@ -266,12 +255,9 @@ class Session:
             self._stream.send(Failed(id=id, code="stopping", text="this Vnet is stopping"))
             return
         if status == Status.OK:
-            await self._hall.returned(self)
-            if halves is None:
-                over = tuple(uuid.bytes for uuid in itertools.islice(self._hall.roster.dead, _DEAD_TOLD))
-            else:
-                sources = (halves[at : at + 16] for at in range(0, len(halves), HALF_BYTES))
-                over = self._hall.endings.ask(self, sources)
+            await self._hall.returns.renewed(self.newcomer.uuid)
+            endings = self._hall.endings
+            over = endings.dead() if halves is None else endings.ask(self, halves)
             self._stream.send(Done(id=id, data=over))
         else:
             self._stream.send(Failed(id=id, code="invalid", text="the port is closed"))
@@ -364,7 +350,8 @@ class Session:
             timeout = min(request.timeout, _LONGEST_FIND)
             if request.id in self._finds or len(self._finds) >= self._hall.config.finds_per_port:
                 raise Refusal("limit", "too many finds wait already (setting finds_per_port)")
-            while self._hall.directory.find(to) is None and (arrival := self._hall.arrival(request.to)) is not None:
+            directory, returns = self._hall.directory, self._hall.returns
+            while directory.find(to) is None and (arrival := returns.arrival(request.to)) is not None:
                 await arrival.wait()
             await self._hall.refresh(**({"uuid": to} if isinstance(to, UUID) else {"alias": to}))
             if self._closing:
