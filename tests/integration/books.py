@@ -66,17 +66,19 @@ class Books:
         for program in self._pages:
             program.close()
 
-    def check(self, *, fleeting: bool = True) -> Counter[str]:
+    def check(self, *, fleeting: bool = True, late: bool = True) -> Counter[str]:
         """Ends the load, waits until everything has come, and compares the books. Figures of the storm.
 
-        `fleeting`: every publication that was dropped must have been counted.
+        `fleeting`: every publication that was dropped must have been counted. `late`: no wake-up may have been late.
         """
         senders: list[Book] = self._read(self._senders)  # and no more is sent
         deadline = time.monotonic() + PATIENCE
         while True:
             received: list[Book] = [book for books in self._read(self._receivers) for book in books]
             senders = self._read(self._senders)
-            problems = compare(senders, received) + (uncounted(senders, received) if fleeting else [])
+            problems = compare(senders, received)
+            problems += uncounted(senders, received) if fleeting else []
+            problems += woken_late(senders + received) if late else []
             if not problems or time.monotonic() > deadline:
                 break
             time.sleep(0.2)
@@ -129,8 +131,11 @@ def compare(senders: list[Book], received: list[Book]) -> list[str]:
 
 
 def left_over(books: list[Book], who: str) -> list[str]:
-    problems = [f"{who} has left over {book['left']}" for book in books if book["left"]]
-    return problems + [f"{who} was woken late {book['late']} times" for book in books if book["late"]]
+    return [f"{who} has left over {book['left']}" for book in books if book["left"]]
+
+
+def woken_late(books: list[Book]) -> list[str]:
+    return [f"{book.get('role', 'sender')} was woken late {book['late']} times" for book in books if book["late"]]
 
 
 def uncounted(senders: list[Book], received: list[Book]) -> list[str]:
