@@ -59,6 +59,16 @@ static void read_halves(struct half_scene *at, uint64_t records) {
     CHECK(stats.received_records == records);
 }
 
+/* At least one record that had not been read. */
+static void read_some(struct half_scene *at) {
+    layer8_port_stats before, now;
+    layer8_port_read_stats(at->receiver->port, &before);
+    do {
+        CHECK(layer8_receive(at->receiver->port, 1, 0) == 0);
+        layer8_port_read_stats(at->receiver->port, &now);
+    } while (now.received_records == before.received_records);
+}
+
 static void expect_nothing_half(struct half_scene *at) {
     for (int n = 0; n < 20000 && half_at(at->receiver) != 0; n++) {
         CHECK(layer8_receive(at->receiver->port, 1, 0) == 0);
@@ -67,8 +77,8 @@ static void expect_nothing_half(struct half_scene *at) {
     CHECK(half_at(at->receiver) == 0);
 }
 
-/* Some of six fragments stand at the receiver, the sender goes on. */
-static void begin_half(struct half_scene *at, uint32_t kind) {
+/* Some of six fragments stand in the receiver's ring, the sender goes on. */
+static void begin_unread(struct half_scene *at, uint32_t kind) {
     memset(at, 0, sizeof *at);
     begin(&at->scene);
     at->sender = &at->scene.vnics[0];
@@ -91,6 +101,11 @@ static void begin_half(struct half_scene *at, uint32_t kind) {
     CHECK(layer8_push(at->sender->port, &at->message) == LAYER8_FULL && at->message.fragment > 0); /* what the ring takes */
     next_vnet(at);
     wait_moved(at->sender);
+}
+
+/* They stand in its memory. */
+static void begin_half(struct half_scene *at, uint32_t kind) {
+    begin_unread(at, kind);
     read_halves(at, at->message.fragment);
     CHECK(half_at(at->receiver) != 0);
 }
@@ -127,9 +142,45 @@ static void a_message_that_was_given_up_is_dropped(uint32_t kind) {
     end(&at.scene);
 }
 
-static void a_message_that_goes_on_arrives_whole(uint32_t kind) {
+/* The receiver tells nothing of what it has not read. */
+static void a_message_that_was_given_up_is_dropped_though_it_was_not_read(uint32_t kind) {
     struct half_scene at;
-    begin_half(&at, kind);
+    begin_unread(&at, kind);
+    give_up_unheard(&at);
+    next_vnet(&at);
+    read_some(&at);
+    expect_nothing_half(&at);
+    end(&at.scene);
+}
+
+/* Both sides know that requests are over, but not what of them stands in the ring. */
+static void a_request_that_stands_half_unread_is_dropped(void) {
+    static const uint8_t huge[2 << 20]; /* more than all rings on its way take */
+    struct half_scene at;
+    begin_half(&at, LAYER8_UNICAST);
+    layer8_push_abort(at.sender->port, &at.message);
+    expect_nothing_half(&at);
+    at.message = (layer8_outgoing){
+        .kind = LAYER8_REQUEST, .handle = at.handle, .payload = huge, .length = sizeof huge, .correlation = 77};
+    uint64_t tail = layer8_load_seq(&at.receiver->port->control->receive_tail);
+    CHECK(layer8_push(at.sender->port, &at.message) != LAYER8_OK && at.message.fragment > 0);
+    while (layer8_load_seq(&at.receiver->port->control->receive_tail) == tail) {
+        (void)usleep(500);
+    }
+    die(&at.scene);
+    at.message.fragment = at.message.fragments; /* its library gives it up */
+    next_vnet(&at);
+    read_some(&at);
+    expect_nothing_half(&at);
+    end(&at.scene);
+}
+
+static void a_message_that_goes_on_arrives_whole(uint32_t kind, bool is_read) {
+    struct half_scene at;
+    begin_unread(&at, kind);
+    if (is_read) {
+        read_halves(&at, at.message.fragment);
+    }
     die(&at.scene);
     next_vnet(&at);
     finish_message(&at);
@@ -305,8 +356,13 @@ int main(void) {
     }
     a_message_that_was_given_up_is_dropped(LAYER8_UNICAST);
     a_message_that_was_given_up_is_dropped(LAYER8_PUBLISH);
-    a_message_that_goes_on_arrives_whole(LAYER8_UNICAST);
-    a_message_that_goes_on_arrives_whole(LAYER8_PUBLISH);
+    a_message_that_was_given_up_is_dropped_though_it_was_not_read(LAYER8_UNICAST);
+    a_message_that_was_given_up_is_dropped_though_it_was_not_read(LAYER8_PUBLISH);
+    a_request_that_stands_half_unread_is_dropped();
+    for (int is_read = 0; is_read < 2; is_read++) {
+        a_message_that_goes_on_arrives_whole(LAYER8_UNICAST, is_read);
+        a_message_that_goes_on_arrives_whole(LAYER8_PUBLISH, is_read);
+    }
     a_message_that_was_given_up_while_no_vnet_was_there_is_dropped();
     a_sender_that_is_late_decides(true);
     a_sender_that_is_late_decides(false);

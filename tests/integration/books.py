@@ -66,10 +66,10 @@ class Books:
         for program in self._pages:
             program.close()
 
-    def check(self, *, fleeting: bool = True, late: bool = True) -> Counter[str]:
+    def check(self, *, fleeting: bool = True) -> Counter[str]:
         """Ends the load, waits until everything has come, and compares the books. Figures of the storm.
 
-        `fleeting`: every publication that was dropped must have been counted. `late`: no wake-up may have been late.
+        `fleeting`: every publication that was dropped must have been counted.
         """
         senders: list[Book] = self._read(self._senders)  # and no more is sent
         deadline = time.monotonic() + PATIENCE
@@ -78,7 +78,7 @@ class Books:
             senders = self._read(self._senders)
             problems = compare(senders, received)
             problems += uncounted(senders, received) if fleeting else []
-            problems += woken_late(senders + received) if late else []
+            problems += woken_late(senders + received)
             if not problems or time.monotonic() > deadline:
                 break
             time.sleep(0.2)

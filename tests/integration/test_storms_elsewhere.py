@@ -70,7 +70,7 @@ def test_a_vnet_killed_under_the_load_of_far_vnics_loses_and_doubles_nothing(
             vnet.kill()
             vnet.restart()
         time.sleep(0.5)
-        figures = books.check(late=False)  # who waits for room may find it before a dead connection is noticed
+        figures = books.check()
         print(f"{KILLS} kills under far Vnics", figures)
         books.close()
 

@@ -65,7 +65,7 @@ bool layer8_adopt(port_t *port) {
         return false;
     }
     port->transmit_tail = port->transmit_published = port->transmit_head;
-    port->receive_published = port->receive_tail;
+    port->receive_published = port->adopted_tail = port->receive_tail;
     port->hold_published = port->hold_head;
     port->is_adopted = true;
     return find_held(port);
@@ -148,6 +148,9 @@ void layer8_resume(layer8_switch *sw, port_t *port) {
     port->resumed = true;
     port->adopted_until = layer8_load_acquire(&port->control->transmit_tail);
     port->unsettled = port->is_adopted;
+    if (port->told) {
+        layer8_halves_unread(sw, port);
+    }
     layer8_store_release(&port->state_page->state, 1u);
     mark_the_rest(port);
     if (layer8_fill(sw, port) > port->receive_capacity / 2) {

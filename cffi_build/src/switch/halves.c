@@ -135,9 +135,9 @@ static bool goes_on(layer8_switch *sw, port_t *source, const struct half *half) 
 /* ---- questions and answers ---- */
 
 /* Whoever has the half of it drops it. */
-static void abort_half(layer8_switch *sw, const port_t *source, const struct half *half) {
-    struct layer8_record record = record_of(&half->key), abort;
-    layer8_stamp(&abort, &record, source);
+static void abort_half(layer8_switch *sw, const struct half *half) {
+    struct layer8_record abort = record_of(&half->key);
+    memcpy(abort.source, half->key.source, sizeof abort.source);
     abort.kind = LAYER8_ABORT;
     abort.flags = LAYER8_FIRST | LAYER8_LAST;
     abort.reason = half->key.kind;
@@ -150,7 +150,7 @@ static void answer(layer8_switch *sw, port_t *source, struct half *half) {
     if (half->asker != NULL) {
         layer8_answer(sw, half->asker, half->tag, 0, is_over ? LAYER8_REASON_ABORTED : LAYER8_REASON_NONE);
     } else if (is_over) {
-        abort_half(sw, source, half);
+        abort_half(sw, half);
     }
     layer8_half_free(half);
 }
@@ -193,7 +193,7 @@ static void ask(layer8_switch *sw, port_t *source, struct half *half) {
         layer8_answer(sw, half->asker, half->tag, 0, LAYER8_REASON_NONE);
         layer8_half_free(half);
     } else if (half->key.kind == LAYER8_PUBLISH && !topic_number(sw, half->to, own, &half->key.topic)) {
-        abort_half(sw, source, half); /* it subscribes no more */
+        abort_half(sw, half); /* it subscribes no more */
         layer8_half_free(half);
     } else {
         layer8_remote_ask(sw, source, half);
@@ -258,6 +258,40 @@ void layer8_halves_told(layer8_switch *sw, port_t *port, const struct layer8_hal
     }
 }
 
+/* What the earlier Vnet has written and the Vnic had not read when it told what it has: of a far Vnic, what had not been carried
+ * to it. Requests and replies are over; what it has no beginning of it discards by itself. */
+void layer8_halves_unread(layer8_switch *sw, port_t *port) {
+    uint32_t count = 0;
+    (void)layer8_fill(sw, port);
+    for (uint64_t at = port->receive_head; at - port->adopted_tail >= UINT64_MAX / 2 && count < LAYER8_HALVES_MAX;) {
+        uint64_t offset = at & (port->receive_capacity - 1);
+        struct layer8_record record;
+        layer8_copy_out(&record, port->receive + offset, sizeof record);
+        uint64_t span = layer8_record_span(record.length);
+        if (list_linked(&port->doomed) || span > port->adopted_tail - at || span > port->receive_capacity - offset) {
+            return;
+        }
+        at += span;
+        if (record.kind < LAYER8_UNICAST || record.kind > LAYER8_FAILED_REPLY || record.fragments < 2 || record.fragment != 0) {
+            continue;
+        }
+        count++;
+        struct layer8_half key = {.correlation = record.correlation,
+                                  .slot = record.slot,
+                                  .generation = record.generation,
+                                  .topic = record.topic,
+                                  .kind = record.kind};
+        memcpy(key.source, record.source, sizeof key.source);
+        struct half *half = half_new(sw, &key, port);
+        if (half != NULL && record.kind <= LAYER8_PUBLISH) {
+            ask(sw, source_of(sw, half), half);
+        } else if (half != NULL) {
+            abort_half(sw, half);
+            layer8_half_free(half);
+        }
+    }
+}
+
 /* ---- over a link ---- */
 
 void layer8_halves_begun(layer8_switch *sw, port_t *source) {
@@ -289,7 +323,7 @@ void layer8_half_answered(layer8_switch *sw, struct half *half, bool is_over) {
         if (message != NULL) {
             layer8_message_abort(sw, source, message);
         }
-        abort_half(sw, source, half);
+        abort_half(sw, half);
     }
     layer8_half_free(half);
 }

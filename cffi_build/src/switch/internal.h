@@ -198,6 +198,7 @@ struct layer8_switch_port {
     uint32_t adopted_count, adopted_next;
     uint64_t adopted_until; /* records of the transmit ring before this are retries */
     uint64_t adopted_highest; /* the highest sequence that was held */
+    uint64_t adopted_tail; /* of the receive ring: what stands before it was written by an earlier Vnet */
     bool is_adopted, resumed, mirrored; /* mirrored: its Vnic is on another host, and has these pages twice */
     bool unsettled;        /* what the earlier Vnet may have moved of it has not been repeated yet */
     bool told;             /* its Vnic has said which messages it goes on sending: */
@@ -430,6 +431,7 @@ void layer8_note(uint8_t *at, uint16_t reason, const uint8_t *uuid);
 /* Before RESUME: the messages that this port's Vnic goes on sending, and those that stand half at it. */
 void layer8_halves_told(layer8_switch *sw, port_t *port, const struct layer8_half *told, uint32_t going, uint32_t halves);
 void layer8_going_end(port_t *port, const struct layer8_record *record); /* settled, and it is one of port->messages now */
+void layer8_halves_unread(layer8_switch *sw, port_t *port); /* the same of what stands unread in its ring, at RESUME */
 void layer8_settle(layer8_switch *sw, port_t *port); /* all that is found of it at adoption has been repeated */
 void layer8_halves_of(layer8_switch *sw, port_t *source); /* answers what was asked about this source */
 void layer8_halves_drop(port_t *port); /* nobody asks any more */
