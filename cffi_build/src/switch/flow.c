@@ -23,6 +23,8 @@ struct flow *layer8_flow_open(layer8_switch *sw, port_t *source, struct handle *
     flow->handle = handle;
     flow->target = target;
     flow->alias = alias;
+    flow->replies = handle == NULL;
+    flow->named = handle != NULL && handle->kind != LAYER8_TARGET_TOPIC;
     flow->moved_ns = sw->now_ns = layer8_now_ns();
     list_init(&flow->of_adjacent);
     list_append(handle != NULL ? &handle->flows : &source->flows, &flow->of_source);
@@ -315,6 +317,63 @@ static bool hand_over(layer8_switch *sw, struct owed *owed) {
     return other != NULL && join(sw, owed, other, to);
 }
 
+struct flow *layer8_flow_of_replies(port_t *source, const port_t *target) {
+    FOR_EACH(at, &source->flows) {
+        struct flow *flow = OWNER(struct flow, of_source, at);
+        if (flow->target == target && flow->replies) {
+            return flow;
+        }
+    }
+    return NULL;
+}
+
+struct flow *layer8_flow_to(const port_t *source, port_t *target) {
+    FOR_EACH(at, &target->waiting) {
+        struct flow *flow = OWNER(struct flow, of_target, at);
+        if (flow->source == source && flow->named) {
+            return flow;
+        }
+    }
+    return NULL;
+}
+
+static bool is_name(const struct layer8_record *record) {
+    return record->kind == LAYER8_UNICAST || record->kind == LAYER8_REQUEST;
+}
+
+/* It waits under another handle than its own, and that was taken away meanwhile. */
+static bool is_revoked(const struct flow *flow, const struct layer8_record *record) {
+    const struct handle *own = is_name(record) ? handle_at(flow->source, record->slot) : NULL;
+    return own != NULL && own != flow->handle && own->kind == 0 && own->generation == record->generation &&
+           own->byte == LAYER8_SLOT_REVOKED;
+}
+
+/* A message to an alias goes under the alias, a large one under the handle of the member that was asked for, and both are one
+ * name to the program. So what goes to a port waits behind what its sender has waiting for it under another handle, and behind
+ * what waits for any member of an alias that it has; that is for it from now on. */
+struct flow *layer8_flow_beside(layer8_switch *sw, port_t *source, port_t *target) {
+    FOR_EACH(at, &target->memberships) {
+        struct alias *alias = OWNER(struct membership, of_port, at)->alias;
+        FOR_EACH_SAFE(waiting, &alias->waiting) {
+            struct flow *flow = OWNER(struct flow, of_target, waiting);
+            struct flow *own = flow->source == source && flow->handle != NULL ? layer8_flow_to(source, target) : NULL;
+            if (flow->source != source || flow->handle == NULL) {
+                continue;
+            }
+            if (own == NULL) {
+                own = layer8_flow_open(sw, source, flow->handle, target, NULL);
+            }
+            while (own != NULL && flow->first != NULL && join(sw, flow->first, own, target)) {
+                take_out(sw, flow->first);
+            }
+            if (flow->first == NULL) {
+                close_flow(sw, flow);
+            }
+        }
+    }
+    return layer8_flow_to(source, target);
+}
+
 enum served layer8_flow_serve(layer8_switch *sw, struct flow *flow, uint32_t records) {
     while (flow->first != NULL) {
         struct owed *owed = flow->first;
@@ -331,13 +390,16 @@ enum served layer8_flow_serve(layer8_switch *sw, struct flow *flow, uint32_t rec
                 return SERVED_SOME;
             }
             port_t *to = flow->alias != NULL ? layer8_choose(sw, flow->alias) : flow->target;
-            struct flow *earlier = flow->alias != NULL && flow->handle != NULL
-                                       ? layer8_flow_find(&flow->handle->flows, to, NULL)
-                                       : NULL;
-            if (earlier != NULL) { /* chosen by an earlier Vnet: overtaken, it would be taken for a double */
+            struct flow *earlier = flow->alias != NULL && to != NULL ? layer8_flow_to(flow->source, to) : NULL;
+            if (earlier != NULL) { /* chosen before, perhaps by an earlier Vnet, or of the same sender under another handle */
                 if (!join(sw, owed, earlier, to)) {
                     return SERVED_NO_ROOM;
                 }
+                take_out(sw, owed);
+                continue;
+            }
+            if (is_revoked(flow, &held->record)) {
+                refuse_one(sw, owed, LAYER8_REASON_REVOKED);
                 take_out(sw, owed);
                 continue;
             }

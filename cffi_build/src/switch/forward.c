@@ -204,6 +204,9 @@ static enum forward to_port_or_alias(layer8_switch *sw, port_t *port, struct han
     if (message != NULL && message->count == 0 && !layer8_message_add(message, to, NULL)) {
         return FORWARD_STALLED;
     }
+    if (flow == NULL && target != NULL && target->adjacent == NULL) {
+        flow = layer8_flow_beside(sw, port, target);
+    }
     if (flow == NULL) {
         if (alias != NULL) {
             layer8_note(sw->at, LAYER8_CHOSEN, to->uuid);
@@ -213,6 +216,9 @@ static enum forward to_port_or_alias(layer8_switch *sw, port_t *port, struct han
             return refuse(sw, port, record, message, LAYER8_REASON_GONE, to->uuid) ? FORWARD_DONE : FORWARD_STALLED;
         }
         flow = alias == NULL || list_empty(&handle->flows) ? NULL : layer8_flow_find(&handle->flows, to, NULL);
+        if (alias != NULL && flow == NULL && to->adjacent == NULL) {
+            flow = layer8_flow_to(port, to);
+        }
         /* It stays the one chosen, whatever happens to the alias. So it does where something waits for it that an earlier
          * Vnet had chosen it for: overtaken, that would be taken for a double. */
         if (alias != NULL && (to->adjacent != NULL || flow != NULL)) {
@@ -252,7 +258,7 @@ static enum forward reply(layer8_switch *sw, port_t *port, const struct layer8_r
         return FORWARD_DONE;
     }
     port_t *caller = right->caller;
-    struct flow *flow = list_empty(&port->flows) ? NULL : layer8_flow_find(&port->flows, caller, NULL);
+    struct flow *flow = list_empty(&port->flows) ? NULL : layer8_flow_of_replies(port, caller);
     if (message != NULL && message->count == 0 && !layer8_message_add(message, caller, NULL)) {
         return FORWARD_STALLED;
     }
@@ -284,31 +290,26 @@ static enum forward reply(layer8_switch *sw, port_t *port, const struct layer8_r
     return done;
 }
 
-/* Takes a cancelled request out of the queue it still stands in. */
-static void forget_held(layer8_switch *sw, port_t *port, struct list *flows, uint64_t correlation) {
-    FOR_EACH(at, flows) {
-        for (struct owed *owed = OWNER(struct flow, of_source, at)->first; owed != NULL; owed = owed->next) {
-            struct layer8_record *held = &owed->held->record;
-            if (held->kind == LAYER8_REQUEST && held->correlation == correlation) {
-                owed->held->dead = true;
-                if (owed->message != NULL) {
-                    layer8_message_refuse(sw, port, owed->message);
-                }
+/* A cancelled request that is still held is passed over when its turn comes. */
+static void forget_held(layer8_switch *sw, port_t *port, uint64_t correlation) {
+    FOR_EACH(at, &port->held) {
+        struct held *held = OWNER(struct held, in_ring, at);
+        if (held->copies != 0 && held->record.kind == LAYER8_REQUEST && held->record.correlation == correlation) {
+            held->dead = true;
+            if (held->message != NULL) {
+                layer8_message_refuse(sw, port, held->message);
             }
-            sw->spent += LAYER8_RECORD_BYTES; /* looking costs as much as moving */
         }
+        sw->spent += LAYER8_RECORD_BYTES; /* looking costs as much as moving */
     }
 }
 
 /* The caller no longer waits: the callee is told, or the request does not get there. */
-static void cancel(layer8_switch *sw, port_t *port, struct handle *handle, const struct layer8_record *record) {
+static void cancel(layer8_switch *sw, port_t *port, const struct layer8_record *record) {
     uint32_t index;
     struct right *right = layer8_right_of_call(sw, port, record->correlation, &index);
     if (right == NULL) {
-        if (handle != NULL) {
-            forget_held(sw, port, &handle->flows, record->correlation);
-        }
-        forget_held(sw, port, &port->flows, record->correlation); /* sent under a handle given back */
+        forget_held(sw, port, record->correlation);
         return;
     }
     port_t *callee = right->callee;
@@ -322,10 +323,7 @@ static void cancel(layer8_switch *sw, port_t *port, struct handle *handle, const
     layer8_replies_abort(sw, right);
     layer8_right_end(sw, right);
     if (callee->adjacent != NULL) {
-        if (handle != NULL) {
-            forget_held(sw, port, &handle->flows, record->correlation);
-        }
-        forget_held(sw, port, &port->flows, record->correlation);
+        forget_held(sw, port, record->correlation);
         layer8_remote_cancel(sw, callee, port, &told);
         return;
     }
@@ -416,7 +414,7 @@ enum forward layer8_forward(layer8_switch *sw, port_t *port, const struct layer8
         return FORWARD_DONE;
     }
     if (record->kind == LAYER8_CANCEL) {
-        cancel(sw, port, handle, record);
+        cancel(sw, port, record);
         return FORWARD_DONE;
     }
     if (record->kind == LAYER8_REQUEST && !port_alive(port)) {

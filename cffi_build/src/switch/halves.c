@@ -97,15 +97,39 @@ static bool will_reach(port_t *source, const struct half *half) {
     return false;
 }
 
+static bool is_in(const struct flow *flow, const struct half *half) {
+    for (const struct owed *owed = flow->first; owed != NULL; owed = owed->next) {
+        const struct layer8_record *record = &owed->held->record;
+        uint32_t number = owed->subscription != NULL ? owed->subscription->number : 0;
+        if (record->kind == half->key.kind && record->correlation == half->key.correlation &&
+            record->slot == half->key.slot && record->generation == half->key.generation &&
+            (owed->message == NULL || !owed->message->refused) && has_it(flow->target, number, half)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Whether more of it is owed: of a message that has come in whole nothing else is known any more. */
-static bool is_owed(struct list *flows, const struct half *half) {
-    FOR_EACH(at, flows) {
-        for (struct owed *owed = OWNER(struct flow, of_source, at)->first; owed != NULL; owed = owed->next) {
-            const struct layer8_record *record = &owed->held->record;
-            uint32_t number = owed->subscription != NULL ? owed->subscription->number : 0;
-            if (record->kind == half->key.kind && record->correlation == half->key.correlation &&
-                record->slot == half->key.slot && record->generation == half->key.generation &&
-                (owed->message == NULL || !owed->message->refused) && has_it(owed->flow->target, number, half)) {
+static bool is_owed(port_t *source, const struct half *half) {
+    struct handle *handle = half->key.slot < LAYER8_SLOTS ? handle_at(source, half->key.slot) : NULL;
+    if (half->to != NULL) { /* under whatever handle it waits */
+        FOR_EACH(at, &half->to->waiting) {
+            const struct flow *flow = OWNER(struct flow, of_target, at);
+            if (flow->source == source && is_in(flow, half)) {
+                return true;
+            }
+        }
+        return false;
+    }
+    FOR_EACH(at, &source->flows) {
+        if (is_in(OWNER(struct flow, of_source, at), half)) {
+            return true;
+        }
+    }
+    if (handle != NULL) {
+        FOR_EACH(at, &handle->flows) {
+            if (is_in(OWNER(struct flow, of_source, at), half)) {
                 return true;
             }
         }
@@ -115,9 +139,8 @@ static bool is_owed(struct list *flows, const struct half *half) {
 
 static bool goes_on(layer8_switch *sw, port_t *source, const struct half *half) {
     struct layer8_record record = record_of(&half->key);
-    struct handle *handle = half->key.slot < LAYER8_SLOTS ? handle_at(source, half->key.slot) : NULL;
     struct message *message = layer8_message_find(source, &record);
-    if ((handle != NULL && is_owed(&handle->flows, half)) || is_owed(&source->flows, half)) {
+    if (is_owed(source, half)) {
         return true;
     }
     if (message == NULL) {

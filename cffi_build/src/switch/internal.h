@@ -118,6 +118,8 @@ struct flow {
     struct list of_adjacent; /* to a proxy: in adjacent->ready or port->blocked while something is unsent */
     uint64_t bytes;
     uint64_t moved_ns;     /* when it last made progress */
+    bool replies;          /* and nothing else; what was sent under a handle given back has none either */
+    bool named;            /* messages to a port or an alias */
 };
 
 struct receiver {
@@ -368,6 +370,9 @@ void layer8_held_give_back(layer8_switch *sw, port_t *port, struct held *held, u
 /* ---- flow.c: copies owed ---- */
 
 struct flow *layer8_flow_find(struct list *flows, const port_t *target, const struct alias *alias);
+struct flow *layer8_flow_of_replies(port_t *source, const port_t *target);
+struct flow *layer8_flow_to(const port_t *source, port_t *target); /* under whatever handle: requests and replies are not meant */
+struct flow *layer8_flow_beside(layer8_switch *sw, port_t *source, port_t *target);
 struct flow *layer8_flow_open(layer8_switch *sw, port_t *source, struct handle *handle, port_t *target,
                               struct alias *alias);
 bool layer8_flow_owe(layer8_switch *sw, struct flow *flow, struct held *held, struct message *message,

@@ -122,6 +122,14 @@ void layer8_message_abort(layer8_switch *sw, port_t *port, struct message *messa
         drop_copies(sw, &handle->flows, message);
     }
     drop_copies(sw, &port->flows, message);
+    port_t *to = message->count != 0 ? port_by_id(sw, message->receivers[0].port) : NULL;
+    if ((message->first.kind == LAYER8_UNICAST || message->first.kind == LAYER8_REQUEST) && to != NULL) { /* under another handle: layer8_flow_beside */
+        FOR_EACH_SAFE(at, &to->waiting) {
+            if (OWNER(struct flow, of_target, at)->source == port) {
+                layer8_flow_drop(sw, OWNER(struct flow, of_target, at), message, NULL);
+            }
+        }
+    }
     layer8_message_end(sw, port, message);
     layer8_message_unowe(sw, message);
 }
