@@ -176,8 +176,7 @@ def test_whoever_waits_for_one_that_does_not_come_back_is_told(
 
     outstanding = attempt("outstanding", lambda: sender.request("gone", b"", timeout=None))
     until(lambda: sender.stats().outstanding == 1 and taken(sender), "the request is there")
-    while sender.try_send(uuid, bytes(32 * KIB)):
-        pass
+    until(lambda: taken(sender) and not sender.try_send(uuid, bytes(32 * KIB)), "Xoff, and not only a full ring")
     begun = threading.Event()
     threads = [
         attempt("small", lambda: sender.send(uuid, b"", timeout=None)),
