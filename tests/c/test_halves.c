@@ -48,6 +48,15 @@ static void next_vnet(struct half_scene *at) {
     start(&at->scene);
 }
 
+static void next_vnet_without_sender(struct half_scene *at) {
+    open_world(&at->scene, 1);
+    for (uint32_t n = 1; n < VNICS; n++) {
+        add(&at->scene, n, NEXT);
+        resume_told(&at->scene, n);
+    }
+    start(&at->scene);
+}
+
 /* Until what has come so far was read. */
 static void read_halves(struct half_scene *at, uint64_t records) {
     layer8_port_stats stats = {0};
@@ -206,12 +215,7 @@ static void a_sender_that_is_late_decides(bool goes_on) {
     } else {
         give_up_unheard(&at);
     }
-    open_world(&at.scene, 1);
-    add(&at.scene, 1, NEXT);
-    add(&at.scene, 2, NEXT);
-    resume_told(&at.scene, 1);
-    resume_told(&at.scene, 2);
-    start(&at.scene);
+    next_vnet_without_sender(&at);
     CHECK(layer8_receive(at.receiver->port, 1, 0) == 0 && half_at(at.receiver) != 0);
     add(&at.scene, 0, NEXT);
     renew_all(&at, 0);
@@ -247,12 +251,7 @@ static void a_sender_that_begins_anew_goes_on_with_nothing(void) {
     struct half_scene at;
     begin_half(&at, LAYER8_UNICAST);
     die(&at.scene);
-    open_world(&at.scene, 1);
-    add(&at.scene, 1, NEXT);
-    add(&at.scene, 2, NEXT);
-    resume_told(&at.scene, 1);
-    resume_told(&at.scene, 2);
-    start(&at.scene);
+    next_vnet_without_sender(&at);
     int status;
     layer8_port_close(at.sender->port);
     (void)close(at.scene.segments[0]);

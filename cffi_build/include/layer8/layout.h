@@ -178,6 +178,19 @@ struct layer8_half {
 
 static_assert(sizeof(struct layer8_half) == 32, "what a Vnic tells of one message");
 
+/* Of the message that this is the first record of, as it stands at its receiver. */
+static inline struct layer8_half layer8_half_of(const struct layer8_record *first) {
+    struct layer8_half half = {.correlation = first->correlation,
+                               .slot = first->slot,
+                               .generation = first->generation,
+                               .topic = first->topic,
+                               .kind = first->kind};
+    for (int n = 0; n < 16; n++) {
+        half.source[n] = first->source[n];
+    }
+    return half;
+}
+
 struct layer8_segment_header {
     uint64_t magic;
     uint32_t version;

@@ -162,13 +162,7 @@ uint32_t layer8_assemblies_tell(struct layer8_assemblies *assemblies, struct lay
         const struct layer8_record *first = &assemblies->open[n]->first;
         if (first->kind <= LAYER8_PUBLISH) {
             assemblies->open[n]->old = true;
-            struct layer8_half *half = &table[count++];
-            *half = (struct layer8_half){.correlation = first->correlation,
-                                         .slot = first->slot,
-                                         .generation = first->generation,
-                                         .topic = first->topic,
-                                         .kind = first->kind};
-            memcpy(half->source, first->source, sizeof half->source);
+            table[count++] = layer8_half_of(first);
         }
     }
     return count;

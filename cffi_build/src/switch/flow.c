@@ -356,10 +356,10 @@ struct flow *layer8_flow_beside(layer8_switch *sw, port_t *source, port_t *targe
         struct alias *alias = OWNER(struct membership, of_port, at)->alias;
         FOR_EACH_SAFE(waiting, &alias->waiting) {
             struct flow *flow = OWNER(struct flow, of_target, waiting);
-            struct flow *own = flow->source == source && flow->handle != NULL ? layer8_flow_to(source, target) : NULL;
             if (flow->source != source || flow->handle == NULL) {
                 continue;
             }
+            struct flow *own = layer8_flow_to(source, target);
             if (own == NULL) {
                 own = layer8_flow_open(sw, source, flow->handle, target, NULL);
             }

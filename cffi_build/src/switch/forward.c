@@ -215,9 +215,8 @@ static enum forward to_port_or_alias(layer8_switch *sw, port_t *port, struct han
         if (to->adjacent != NULL && !port_alive(to)) {
             return refuse(sw, port, record, message, LAYER8_REASON_GONE, to->uuid) ? FORWARD_DONE : FORWARD_STALLED;
         }
-        flow = alias == NULL || list_empty(&handle->flows) ? NULL : layer8_flow_find(&handle->flows, to, NULL);
-        if (alias != NULL && flow == NULL && to->adjacent == NULL) {
-            flow = layer8_flow_to(port, to);
+        if (alias != NULL) {
+            flow = to->adjacent == NULL ? layer8_flow_to(port, to) : layer8_flow_find(&handle->flows, to, NULL);
         }
         /* It stays the one chosen, whatever happens to the alias. So it does where something waits for it that an earlier
          * Vnet had chosen it for: overtaken, that would be taken for a double. */

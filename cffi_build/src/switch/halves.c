@@ -299,12 +299,7 @@ void layer8_halves_unread(layer8_switch *sw, port_t *port) {
             continue;
         }
         count++;
-        struct layer8_half key = {.correlation = record.correlation,
-                                  .slot = record.slot,
-                                  .generation = record.generation,
-                                  .topic = record.topic,
-                                  .kind = record.kind};
-        memcpy(key.source, record.source, sizeof key.source);
+        struct layer8_half key = layer8_half_of(&record);
         struct half *half = half_new(sw, &key, port);
         if (half != NULL && record.kind <= LAYER8_PUBLISH) {
             ask(sw, source_of(sw, half), half);
@@ -324,11 +319,8 @@ void layer8_halves_begun(layer8_switch *sw, port_t *source) {
         for (uint32_t n = 0; first->kind <= LAYER8_PUBLISH && n < message->count; n++) {
             const struct receiver *receiver = &message->receivers[n];
             port_t *to = port_by_id(sw, receiver->port);
-            struct layer8_half key = {.correlation = first->correlation,
-                                      .slot = first->slot,
-                                      .generation = first->generation,
-                                      .topic = receiver->number,
-                                      .kind = first->kind};
+            struct layer8_half key = layer8_half_of(first);
+            key.topic = receiver->number;
             memcpy(key.source, source->uuid, sizeof key.source);
             struct half *half = port_alive(to) && !receiver->out ? half_new(sw, &key, to) : NULL;
             if (half != NULL) {
